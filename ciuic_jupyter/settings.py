@@ -1,0 +1,64 @@
+"""Every knob, once: read from CIUIC_* variables and defaults, passed down as values."""
+
+from __future__ import annotations
+
+import os
+import stat
+from decimal import Decimal
+from pathlib import Path
+from typing import Literal
+
+from platformdirs import user_state_path
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from ciuic_jupyter.errors import UsageError
+
+
+def _default_runtime() -> Path:
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    return Path(base) / "ciuic" if base else Path(f"/tmp/ciuic-{os.getuid()}")
+
+
+class Settings(BaseSettings):
+    """One frozen record; each field can be set by `CIUIC_<NAME>` in the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="CIUIC_", frozen=True, extra="ignore", allow_inf_nan=False)
+
+    state_dir: Path = Field(default_factory=lambda: user_state_path("ciuic"), description="ledger, keys, checkpoints")
+    runtime_dir: Path = Field(default_factory=_default_runtime, description="unix sockets; a short path")
+    url: str | None = Field(None, description="address of a shared control plane; none: your own, started on demand")
+    token: SecretStr | None = Field(None, description="token of the shared control plane")
+
+    instance: str = Field("local.cpu", description="machine type used when a cell names none")
+    price_per_hour: Decimal = Field(Decimal("0.90"), ge=0, le=100000, description="price of `local` machines, per hour")
+    storage_price_per_hour: Decimal = Field(Decimal("0"), ge=0, le=100000, description="price of kept checkpoints, per session-hour")
+    currency: str = Field("USD", pattern=r"^[A-Z]{3}$", description="currency of prices and budgets")
+
+    idle_release: bool = Field(True, description="save and release machines whose kernel is idle")
+    wait_value_per_hour: Decimal = Field(Decimal("30"), ge=0, le=100000, description="what an hour of your waiting is worth")
+    idle_floor_seconds: float = Field(60, ge=1, le=86400, description="never release before this much quiet")
+    checkpoint_seconds: float = Field(3, gt=0, description="assumed time of a save, until this session has measured one")
+    restore_seconds: float = Field(5, gt=0, description="assumed time of a restore, until measured")
+    keep_limit_seconds: float = Field(86400, gt=0, description="longest `%ciuic_keep`")
+
+    save_failure_limit_seconds: float = Field(1800, gt=0, description="how long a failing save is retried on a paid machine")
+    last_resort: Literal["keep", "discard"] = Field("keep", description="after that limit: keep paying, or lose the state")
+    lease_seconds: float = Field(600, ge=5, description="a machine that hears nothing for this long saves and stops itself")
+    reconcile_seconds: float = Field(60, gt=0, description="how often the provider's list is compared with the ledger")
+    start_timeout_seconds: float = Field(300, gt=0, description="a machine that is not ready by then is stopped")
+
+    sample_hz: float = Field(10, gt=0, le=100, description="usage samples per second")
+    warm_start: bool = Field(True, description="keep a warm parent process with torch imported, for fast starts")
+    warm_modules: str = Field("numpy,torch", description="modules the warm parent imports")
+
+
+def private_directory(path: Path) -> Path:
+    """Make `path` a directory of mode 0700 that is ours, and return it; UsageError if someone else's or a symlink."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise UsageError(f"{path} is not a directory of yours (a link or another user's); remove it or set CIUIC_STATE_DIR / CIUIC_RUNTIME_DIR")
+    if stat.S_IMODE(found.st_mode) != 0o700:
+        path.chmod(0o700)
+    return path
