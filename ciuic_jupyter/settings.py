@@ -32,19 +32,31 @@ class Settings(BaseSettings):
 
     instance: str = Field("local.cpu", description="machine type used when a cell names none")
     price_per_hour: Decimal = Field(Decimal("0.90"), ge=0, le=100000, description="price of `local` machines, per hour")
-    storage_price_per_hour: Decimal = Field(Decimal("0"), ge=0, le=100000, description="price of kept checkpoints, per session-hour")
+    storage_price_per_hour: Decimal = Field(
+        Decimal("0"), ge=0, le=100000, description="price of kept checkpoints, per session-hour"
+    )
     currency: str = Field("USD", pattern=r"^[A-Z]{3}$", description="currency of prices and budgets")
 
     idle_release: bool = Field(True, description="save and release machines whose kernel is idle")
-    wait_value_per_hour: Decimal = Field(Decimal("30"), ge=0, le=100000, description="what an hour of your waiting is worth")
+    wait_value_per_hour: Decimal = Field(
+        Decimal("30"), ge=0, le=100000, description="what an hour of your waiting is worth"
+    )
     idle_floor_seconds: float = Field(60, ge=1, le=86400, description="never release before this much quiet")
-    checkpoint_seconds: float = Field(3, gt=0, description="assumed time of a save, until this session has measured one")
+    checkpoint_seconds: float = Field(
+        3, gt=0, description="assumed time of a save, until this session has measured one"
+    )
     restore_seconds: float = Field(5, gt=0, description="assumed time of a restore, until measured")
     keep_limit_seconds: float = Field(86400, gt=0, description="longest `%ciuic_keep`")
 
-    save_failure_limit_seconds: float = Field(1800, gt=0, description="how long a failing save is retried on a paid machine")
-    last_resort: Literal["keep", "discard"] = Field("keep", description="after that limit: keep paying, or lose the state")
-    lease_seconds: float = Field(600, ge=5, description="a machine that hears nothing for this long saves and stops itself")
+    save_failure_limit_seconds: float = Field(
+        1800, gt=0, description="how long a failing save is retried on a paid machine"
+    )
+    last_resort: Literal["keep", "discard"] = Field(
+        "keep", description="after that limit: keep paying, or lose the state"
+    )
+    lease_seconds: float = Field(
+        600, ge=5, description="a machine that hears nothing for this long saves and stops itself"
+    )
     reconcile_seconds: float = Field(60, gt=0, description="how often the provider's list is compared with the ledger")
     start_timeout_seconds: float = Field(300, gt=0, description="a machine that is not ready by then is stopped")
 
@@ -58,7 +70,9 @@ def private_directory(path: Path) -> Path:
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise UsageError(f"{path} is not a directory of yours (a link or another user's); remove it or set CIUIC_STATE_DIR / CIUIC_RUNTIME_DIR")
+        raise UsageError(
+            f"{path} is not a directory of yours (a link or another user's); remove it or set CIUIC_STATE_DIR / CIUIC_RUNTIME_DIR"
+        )
     if stat.S_IMODE(found.st_mode) != 0o700:
         path.chmod(0o700)
     return path
