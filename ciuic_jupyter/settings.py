@@ -71,7 +71,8 @@ def private_directory(path: Path) -> Path:
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
         raise UsageError(
-            f"{path} is not a directory of yours (a link or another user's); remove it or set CIUIC_STATE_DIR / CIUIC_RUNTIME_DIR"
+            f"{path} is not a directory of yours (a link, or another user's); "
+            "remove it, or set CIUIC_STATE_DIR or CIUIC_RUNTIME_DIR to another place"
         )
     if stat.S_IMODE(found.st_mode) != 0o700:
         path.chmod(0o700)
