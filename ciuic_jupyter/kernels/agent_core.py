@@ -1,0 +1,236 @@
+"""The agent at work: one event loop between the kernel, the log, the plane, the lease and the clock."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ciuic_jupyter.errors import CiuicError, KernelDied, SaveFailed, UsageError
+from ciuic_jupyter.kernels.agent_config import AgentConfig
+from ciuic_jupyter.kernels.agent_requests import Requests
+from ciuic_jupyter.kernels.blobs import Blobs
+from ciuic_jupyter.kernels.eventlog import EventLog
+from ciuic_jupyter.kernels.kernel_link import KernelLink
+from ciuic_jupyter.kernels.lease import Lease, boottime
+from ciuic_jupyter.kernels.nursery import Nursery
+from ciuic_jupyter.kernels.plane_socket import PlaneSocket
+from ciuic_jupyter.kernels.processes import kill_tree
+from ciuic_jupyter.kernels.runs import Runs
+from ciuic_jupyter.kernels.saving import Saver
+from ciuic_jupyter.kernels.usage import Usage
+from ciuic_jupyter.monitor.proof import touch_alive, write_final
+
+_log = logging.getLogger(__name__)
+
+_GRACE = 2.0  # seconds between SIGTERM and SIGKILL
+_INTERRUPT_GRACE = 30.0  # seconds an overdue cell has to end after its interrupt
+_SAVE_AGAIN = 30.0  # seconds between two saves of a machine that wants to leave
+
+
+def serve(config: AgentConfig, connection: Mapping[str, Any], kernel: int, nursery: Nursery) -> int:
+    """Serve until the machine ends; return the exit code."""
+    return asyncio.run(Agent(config, kernel, nursery).live(connection))
+
+
+class Agent:
+    """One machine's agent."""
+
+    def __init__(self, config: AgentConfig, kernel: int, nursery: Nursery) -> None:
+        self.config = config
+        self.kernel_pid = kernel
+        self.nursery = nursery
+        self.kernel = "starting"  # ready | failed | dead
+        self.restored: dict[str, Any] | None = None
+        self.error: str | None = None
+        self.saving = False
+        self.checkpoint: int | None = config.checkpoint
+        self.log = EventLog(config.directory / "events", config.first_seq)
+        self.runs = Runs(self.emit, kernel)
+        self.blobs = Blobs(config.directory / "blobs")
+        self.requests = Requests(self)
+        self.socket = PlaneSocket(config.secrets.token, self.log, self._hello, self.requests.handle)
+        self.socket.on_heard = lambda: self.lease.heard(boottime())
+        self.socket.on_blob = self.blobs.serve
+        now = boottime()
+        self.lease = Lease(config.lease_seconds, now, now, config.deadline)
+        self.usage = Usage(kernel, config.sample_hz, self.runs, self.socket)
+        self.link: KernelLink
+        self.saver: Saver
+        self._unwritten: deque[tuple[Mapping[str, Any], Sequence[bytes | memoryview]]] = deque()
+        self._leaving: asyncio.Future[str]
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def live(self, connection: Mapping[str, Any]) -> int:
+        """Run the machine from its kernel's start to its last process."""
+        loop = asyncio.get_running_loop()
+        self._leaving = loop.create_future()
+        loop.add_signal_handler(signal.SIGTERM, self.leave, "stopped")
+        loop.add_signal_handler(signal.SIGCHLD, self._reap)
+        self.link = KernelLink(connection, self.runs.on_iopub, self.runs.on_stdin)
+        self.saver = Saver(self.config, self.link, self.nursery, self._progress)
+        self._reap()  # a kernel that died before the handler was there
+        for work in (self._start_kernel(), self._watch(), self.usage.sample_for_ever()):
+            self.spawn(work)
+        await self.socket.serve(self.config.socket)
+        reason = await self._leaving
+        _log.info("leaving: %s", reason)
+        return await self._end(reason)
+
+    def spawn(self, work: Any) -> None:
+        """Run `work` beside the rest; its failure is written to the log."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a part of the agent failed", exc_info=error)
+
+    def leave(self, reason: str) -> None:
+        """End the machine; the first reason counts."""
+        if not self._leaving.done():
+            self._leaving.set_result(reason)
+
+    def emit(self, header: Mapping[str, Any], buffers: Sequence[bytes | memoryview] = ()) -> None:
+        """Write an event to the log and wake the sender; on a full disk it waits in memory for its turn."""
+        self._unwritten.append((header, buffers))
+        while self._unwritten:
+            header, buffers = self._unwritten[0]
+            try:
+                self.log.append(header, buffers)
+            except OSError:
+                _log.exception("the event log can't be written; %d events wait", len(self._unwritten))
+                return
+            except CiuicError:
+                self._unwritten.popleft()
+                raise
+            self._unwritten.popleft()
+        self.socket.wake()
+
+    def _hello(self) -> dict[str, Any]:
+        return {
+            "machine": self.config.machine,
+            "intent": self.config.intent,
+            "session": self.config.session,
+            "kernel": self.kernel,
+            "error": self.error,
+            "run": self.runs.current.run if self.runs.current else None,
+            "last_seq": self.log.last_seq,
+            "boot_id": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+            "restored": self.restored,
+            "checkpoint": self.checkpoint,
+        }
+
+    async def _start_kernel(self) -> None:
+        try:
+            await self.link.ready()
+            if self.config.checkpoint is not None:
+                self.restored = await self.saver.restore(self.config.checkpoint)
+        except KernelDied:
+            return
+        except (CiuicError, OSError) as error:
+            self.kernel, self.error = "failed", f"{type(error).__name__}: {error}"
+            _log.error("restore failed: %s", self.error)
+            self.emit({"kind": "kernel", "run": None, "state": "failed", "error": self.error})
+            return
+        self.kernel = "ready"
+        self.runs.attach(self.link)
+        report = {"report": self.restored} if self.restored is not None else {}
+        state = "restored" if self.restored is not None else "ready"
+        self.emit({"kind": "kernel", "run": None, "state": state, **report})
+
+    def _reap(self) -> None:
+        """Collect every ended child; orphans of the kernel are ours too."""
+        with suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                if ended[0] == self.kernel_pid:
+                    self.spawn(self._kernel_ended(ended[1]))
+
+    async def _kernel_ended(self, status: int) -> None:
+        number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
+        code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
+        how = f"was killed by {signal.Signals(number).name}" if number else f"left with exit code {code}"
+        reason = f"the kernel's process {how}"
+        await self.link.drained()
+        self.kernel, self.error = "dead", reason
+        self.link.died(reason)
+        self.runs.died(reason)
+        self.emit({"kind": "kernel", "run": None, "state": "dead", "exit_code": code, "signal": number})
+
+    def _progress(self, step: str, done: int, total: int) -> None:
+        self.socket.tell({"type": "progress", "step": step, "done": done, "total": total})
+
+    async def save(self) -> dict[str, Any]:
+        """Save behind the cell under way; UsageError while another save is on, SaveFailed if there is no checkpoint."""
+        if self.saving:
+            raise UsageError("a save is under way; wait for its reply")
+        if self.kernel != "ready":
+            raise SaveFailed(f"the kernel is {self.kernel}: there is nothing to save")
+        self.saving = True
+        try:
+            self._progress("waiting", 0, 3)
+            await self.runs.idle.wait()
+            done = await self.saver.save()
+            self.checkpoint = int(done["seq"])
+            return done
+        finally:
+            self.saving = False
+
+    async def _watch(self) -> None:
+        """Prove each second that this machine lives, and look at the lease."""
+        while True:
+            touch_alive(self.config.directory)
+            if self._unwritten:
+                self.emit(*self._unwritten.popleft())
+            if self.lease.lapsed(boottime()):
+                await self._leave_alone()
+            await asyncio.sleep(self.lease.tick)
+
+    async def _leave_alone(self) -> None:
+        """Nobody hears us: let the cell end, save, and leave, unless the plane comes back in between."""
+        if self.kernel in ("dead", "failed", "starting"):
+            self.leave(f"lease: the kernel is {self.kernel}")
+            return
+        if self.runs.current is not None:
+            if self.lease.over(boottime()) and self.runs.interrupt(None):
+                await self._idle_within(_INTERRUPT_GRACE)
+            return
+        if self.saving:
+            return
+        try:
+            await self.save()
+        except CiuicError as error:
+            self._save_failed(error)
+            return
+        if self.lease.lapsed(boottime()) and self.runs.current is None:
+            self.leave("lease")
+
+    async def _idle_within(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.runs.idle.wait()
+
+    def _save_failed(self, error: CiuicError) -> None:
+        _log.error("nobody hears us and the save failed: %s", error)
+
+    async def _end(self, reason: str) -> int:
+        """Kill the kernel and all it started, write the last word, close."""
+        for task in list(self._tasks):
+            task.cancel()
+        left = await kill_tree(_GRACE, spared={self.nursery.pid})
+        if left:
+            reason = f"{reason}; processes {left} did not end"
+        await self.socket.close()
+        self.link.close()
+        self.nursery.close()
+        self.log.close()
+        write_final(self.config.directory, reason=reason, checkpoint=self.checkpoint)
+        return 0

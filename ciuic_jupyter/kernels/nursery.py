@@ -1,0 +1,169 @@
+"""A child forked before any thread exists: from it, each save is test-loaded in a fresh process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ciuic_jupyter.errors import SaveFailed
+from ciuic_jupyter.kernels.processes import die_with_parent, fork_child, kill_leftovers
+
+_LENGTH = struct.Struct(">Q")
+
+
+def _pack(value: Mapping[str, Any]) -> bytes:
+    data = json.dumps(value).encode()
+    return _LENGTH.pack(len(data)) + data
+
+
+def _read_exactly(link: socket.socket, size: int) -> bytes | None:
+    data = bytearray()
+    while len(data) < size:
+        chunk = link.recv(min(size - len(data), 1 << 20))
+        if not chunk:
+            return None
+        data += chunk
+    return bytes(data)
+
+
+def _serve(link: socket.socket, kernel: int, marker: bytes) -> None:
+    """The nursery's loop: one request, one fresh process, one answer; when the agent is gone, kill what it left."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    while True:
+        head = _read_exactly(link, _LENGTH.size)
+        body = _read_exactly(link, _LENGTH.unpack(head)[0]) if head else None
+        if body is None:
+            break
+        link.sendall(_pack(_verify_in_child(json.loads(body), link)))
+    kill_leftovers(kernel, marker)
+
+
+def _verify_in_child(request: dict[str, Any], link: socket.socket) -> dict[str, Any]:
+    reader, writer = os.pipe()
+    nursery = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reader)
+        link.close()
+        _child(request, writer, nursery)
+    os.close(writer)
+    ends = time.monotonic() + request["seconds"]
+    data = bytearray()
+    late = False
+    while chunk := _read_until(reader, ends):
+        data += chunk
+    if chunk is None:
+        late = True
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+    os.close(reader)
+    _, status = os.waitpid(pid, 0)
+    if late:
+        return {"ok": False, "error": f"loading it in a fresh process took longer than {request['seconds']:g} seconds"}
+    if data.endswith(b"\n"):
+        return dict(json.loads(data))
+    return {"ok": False, "error": f"the fresh process that loads it {_death(status)}"}
+
+
+def _death(status: int) -> str:
+    if os.WIFSIGNALED(status):
+        name = signal.Signals(os.WTERMSIG(status)).name
+        return f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+    return f"left with exit code {os.WEXITSTATUS(status)}"
+
+
+def _read_until(reader: int, ends: float) -> bytes | None:
+    """Return the next bytes, b"" at the end of the pipe, None when the time is over."""
+    left = ends - time.monotonic()
+    if left <= 0 or not select.select([reader], [], [], left)[0]:
+        return None
+    return os.read(reader, 1 << 20)
+
+
+def _child(request: dict[str, Any], writer: int, nursery: int) -> None:
+    code = 1
+    try:
+        os.setpgid(0, 0)
+        die_with_parent(nursery)
+        with suppress(OSError):  # under memory pressure this process goes first, the user's kernel last
+            Path("/proc/self/oom_score_adj").write_text("1000")
+        answer = _verify(request)
+        # user code may have forked while it was loaded: one atomic line says that it is the whole answer
+        os.write(writer, b"")
+        with os.fdopen(writer, "wb") as pipe:
+            pipe.write(json.dumps(answer).encode() + b"\n")
+        code = 0
+    except BaseException:  # noqa: BLE001 - the last frame of a forked process: nothing above may run twice
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _verify(request: dict[str, Any]) -> dict[str, Any]:
+    from ciuic_jupyter.checkpoint.verify import verify  # noqa: PLC0415 - loaded in the fresh process alone
+
+    try:
+        report = verify(Path(request["root"]), request["body"])
+    except Exception as error:  # noqa: BLE001 - anything a user's object raises while loading is the answer
+        traceback.print_exc()
+        return {"ok": False, "error": f"{type(error).__name__}: {error}"}
+    return {"ok": True, "report": asdict(report)}
+
+
+class Nursery:
+    """The agent's side: made (and forked) first, used from asyncio afterwards."""
+
+    def __init__(self, log: Path, kernel: int, marker: str, forget: Callable[[], None]) -> None:
+        """Fork the nursery, which calls `forget` first.
+
+        `kernel` (pid) and `marker` (NAME=value in an environment) say what it kills when it outlives the agent.
+        """
+        ours, theirs = socket.socketpair()
+        self._socket = ours
+
+        def serve() -> None:
+            forget()
+            _serve(theirs, kernel, marker.encode())
+
+        self.pid = fork_child(serve, log, keep={theirs.fileno()}, tied=False)
+        theirs.close()
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._turn = asyncio.Lock()
+
+    async def verify(self, root: Path, body: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+        """Load the checkpoint `body` from `root` in a fresh process and return its report.
+
+        SaveFailed when that process fails, is killed or takes longer than `seconds`.
+        """
+        async with self._turn:
+            if self._streams is None:
+                self._streams = await asyncio.open_connection(sock=self._socket)
+            reader, writer = self._streams
+            try:
+                writer.write(_pack({"root": str(root), "body": body, "seconds": seconds}))
+                await writer.drain()
+                (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
+                answer = json.loads(await reader.readexactly(length))
+            except (asyncio.IncompleteReadError, OSError) as error:
+                raise SaveFailed("the process that test-loads checkpoints is gone; nothing can be verified") from error
+        if not answer["ok"]:
+            raise SaveFailed(f"the save could not be loaded back: {answer['error']}; the kernel lives on")
+        return dict(answer["report"])
+
+    def close(self) -> None:
+        """Close the line; the nursery ends by itself."""
+        if self._streams is not None:
+            self._streams[1].close()
+        self._socket.close()

@@ -1,0 +1,111 @@
+"""Saving and restoring a kernel: captured by it, test-loaded in a fresh process, signed here, read back."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ciuic_jupyter.checkpoint.store import Store
+from ciuic_jupyter.errors import CiuicError, KernelDied, SaveFailed
+from ciuic_jupyter.kernels.agent_config import AgentConfig
+from ciuic_jupyter.kernels.kernel_link import KernelLink
+from ciuic_jupyter.kernels.nursery import Nursery
+
+_ATTEMPTS = 3  # captures of one save: each forces the names that failed to load into placeholders
+
+Progress = Callable[[str, int, int], None]
+
+
+class Saver:
+    """Takes the checkpoints of one kernel; the key that signs them stays in this process."""
+
+    def __init__(self, config: AgentConfig, link: KernelLink, nursery: Nursery, progress: Progress) -> None:
+        self._config = config
+        self._link = link
+        self._nursery = nursery
+        self._progress = progress
+        self._store = Store(config.store)
+
+    async def save(self) -> dict[str, Any]:
+        """Write a checkpoint that was loaded back in a fresh process; return {seq, report}.
+
+        SaveFailed says why there is none; the kernel lives on. A manifest is signed after its data passed, so that
+        what the next machine finds newest is always one that loads.
+        """
+        seconds: dict[str, float] = {"capture": 0.0, "verify": 0.0}
+        begun = time.monotonic()
+        try:
+            body, attempts = await self._loadable_body(seconds)
+            signing = time.monotonic()
+            self._progress("signing", 2, 3)
+            manifest = await asyncio.to_thread(self._sign, body)
+            seconds["sign"] = time.monotonic() - signing
+        except (SaveFailed, KernelDied):
+            raise
+        except (CiuicError, OSError) as error:
+            raise SaveFailed(f"the save failed: {error}; the kernel lives on, save again") from error
+        self._progress("saved", 3, 3)
+        seconds["total"] = time.monotonic() - begun
+        return {"seq": manifest.seq, "report": _report(body, seconds, attempts)}
+
+    async def _loadable_body(self, seconds: dict[str, float]) -> tuple[dict[str, Any], int]:
+        forced: dict[str, str] = {}
+        for attempt in range(1, _ATTEMPTS + 1):
+            self._progress("capturing", 0, 3)
+            clock = time.monotonic()
+            body = await self._capture(forced)
+            seconds["capture"] += time.monotonic() - clock
+            self._progress("verifying", 1, 3)
+            clock = time.monotonic()
+            report = await self._nursery.verify(self._config.store, body, self._config.verify_seconds)
+            seconds["verify"] += time.monotonic() - clock
+            if report.get("ok", True) and not report.get("failed"):
+                return body, attempt
+            failed = {str(name): str(why) for name, why in dict(report.get("failed") or {}).items()}
+            if not failed.keys() - forced.keys():
+                break
+            forced |= failed
+        raise SaveFailed(
+            f"what was saved does not load again in a fresh process ({_words(report)}); the kernel lives on: "
+            "delete or change what is named, then save again"
+        )
+
+    async def _capture(self, forced: Mapping[str, str]) -> dict[str, Any]:
+        reply = await self._link.request("save", store=str(self._config.store), placeholders=dict(forced))
+        return dict(reply["body"])
+
+    def _sign(self, body: Mapping[str, Any]) -> Any:
+        manifest = self._store.write_manifest(dict(body), self._config.secrets.key)
+        self._store.read_manifest(manifest.seq, self._config.secrets.key)  # from where the next machine will read it
+        return manifest
+
+    async def restore(self, seq: int) -> dict[str, Any]:
+        """Check the signature of checkpoint `seq` and have the kernel load it; return the report.
+
+        CheckpointUntrusted or CheckpointDamaged before anything is loaded; RemoteError for what the kernel says.
+        """
+        begun = time.monotonic()
+        manifest = await asyncio.to_thread(self._store.read_manifest, seq, self._config.secrets.key)
+        reply = await self._link.request("restore", store=str(self._config.store), body=manifest.body)
+        report = {key: value for key, value in reply.items() if key != "status"}
+        return {**report, "seq": seq, "seconds": {"total": time.monotonic() - begun}}
+
+
+def _report(body: Mapping[str, Any], seconds: Mapping[str, float], attempts: int) -> dict[str, Any]:
+    return {
+        "seconds": {name: round(value, 6) for name, value in seconds.items()},
+        "bytes_total": body.get("bytes_total", 0),
+        "bytes_written": body.get("bytes_written", 0),
+        "names": len(body.get("names", ())),
+        "placeholders": body.get("placeholders", []),
+        "attempts": attempts,
+    }
+
+
+def _words(report: Mapping[str, Any]) -> str:
+    failed = dict(report.get("failed") or {})
+    return "; ".join(f"{name}: {why}" for name, why in failed.items()) or str(
+        report.get("error", "no name is to blame")
+    )
