@@ -2,8 +2,8 @@
 
 The file lies in the machine's directory: the page cache makes it as fast as shared memory, and nothing stays in memory
 when an agent is killed. Upload: the plane opens /blob/<id>, sends binary frames and then one text frame "end"; the
-agent answers {"size": n} as text. Download of a pulled blob: the agent sends binary frames, then {"size": n} as text, and
-closes; it is deleted once it was sent whole, so a cut download can be asked again.
+agent answers {"size": n} as text. Download of a pulled blob: the agent sends binary frames, then {"size": n} as text,
+and closes; it is deleted once it was sent whole, so a cut download can be asked again.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from zmq.constants import (
     SocketType,
 )
 
-from ciuic_jupyter.errors import KernelDied, RemoteError
+from ciuic_jupyter.errors import KernelDied, by_name
 
 _log = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ class KernelLink:
     async def request(self, op: str, **content: Any) -> dict[str, Any]:
         """Have the kernel's main thread do `op` after what it was sent before; return its reply's content.
 
-        KernelDied if it ends; RemoteError with the kernel's words if it can't.
+        KernelDied if it ends; what the kernel raised if it can't.
         """
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self.send("ciuic_request", {"op": op, **content}, on_reply=_resolver(answer))
@@ -210,4 +210,4 @@ def _resolver(future: asyncio.Future[Message]) -> Callable[[Message], None]:
 
 
 def _error_of(reply: Mapping[str, Any], op: str) -> Exception:
-    return RemoteError(f"{reply.get('ename', 'Error')}: {reply.get('evalue', f'the kernel refused {op}')}")
+    return by_name(str(reply.get("type")))(str(reply.get("message", f"the kernel refused to {op}")))

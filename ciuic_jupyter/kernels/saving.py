@@ -84,7 +84,7 @@ class Saver:
     async def restore(self, seq: int) -> dict[str, Any]:
         """Check the signature of checkpoint `seq` and have the kernel load it; return the report.
 
-        CheckpointUntrusted or CheckpointDamaged before anything is loaded; RemoteError for what the kernel says.
+        CheckpointUntrusted or CheckpointDamaged before anything is loaded; what the kernel raises.
         """
         begun = time.monotonic()
         manifest = await asyncio.to_thread(self._store.read_manifest, seq, self._config.secrets.key)
