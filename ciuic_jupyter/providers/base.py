@@ -1,0 +1,93 @@
+"""The seam to whoever rents out machines: six methods, and the plain records they speak in.
+
+Errors of a provider's own library are mapped to ProviderError or OutOfCapacity here, at the seam.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class MachineState(StrEnum):
+    """What a provider says of a machine. UNKNOWN is not stopped: its meter runs on."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPED = "stopped"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A machine type with its price; `minimum_seconds` are billed even if it lives shorter."""
+
+    instance: str
+    provider: str
+    price_nano_per_hour: int
+    currency: str = "USD"
+    unit_seconds: int = 1
+    minimum_seconds: int = 0
+    gpus: int = 0
+
+
+@dataclass(frozen=True)
+class Intent:
+    """The wish for one machine, in the ledger before the machine exists; at most one machine comes of it."""
+
+    id: str
+    session: str
+    offer: Offer
+    tag: str
+    agent_config: Mapping[str, Any] = field(repr=False, default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine as its provider sees it; times are unix seconds."""
+
+    id: str
+    intent: str
+    tag: str
+    state: MachineState
+    created_at: float
+    stopped_at: float | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where the agent of a machine listens: a unix socket on this side of whatever channel leads there."""
+
+    path: Path
+
+
+class Provider(Protocol):
+    """Whoever rents out machines. Every method may be called again after a crash of the caller."""
+
+    name: str
+
+    async def offers(self) -> list[Offer]:
+        """Return the machine types there are; the plane asks when a session is created."""
+
+    async def start(self, intent: Intent) -> Machine:
+        """Start the one machine of `intent`, or return it if it was started before; called after the intent is durable.
+
+        OutOfCapacity if there is none now; ProviderError for anything else, after which the plane looks whether the
+        machine exists all the same.
+        """
+
+    async def look(self, machine: str) -> Machine | None:
+        """Return what the provider knows of a machine now, None if it never heard of it; asked until a stop is proven."""
+
+    async def list(self, tag: str) -> list[Machine]:
+        """Return the living machines that carry exactly `tag`; asked at start and each minute, to find orphans."""
+
+    async def stop(self, machine: str) -> None:
+        """Ask for the end of a machine; asked again until `look` says STOPPED or None. An ended one is no error."""
+
+    async def connect(self, machine: str) -> Endpoint:
+        """Return where the machine's agent listens; asked after each start and each loss of the line."""
