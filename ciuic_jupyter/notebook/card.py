@@ -1,0 +1,229 @@
+"""A session's view as HTML: what the meter shows, and what a saved notebook keeps of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from ciuic_jupyter.core.money import format_money
+from ciuic_jupyter.notebook import tick
+
+View = Mapping[str, Any]
+
+NAMES = {
+    "requested": "Requesting a machine",
+    "starting": "Starting",
+    "running": "Running",
+    "saving": "Saving",
+    "stopping": "Releasing",
+    "paused": "Paused",
+    "failed": "Failed",
+    "closed": "Closed",
+}
+_TONES = {"running": "on", "paused": "off", "closed": "off", "failed": "bad"}
+
+
+def shown_state(view: View) -> str:
+    """Return the state in words, with what is under way: `Saving 40%`, `Running`, `Pausing after this cell`."""
+    state = str(view.get("state", "")).lower()
+    if state == "running" and view.get("pause_pending"):
+        return "Pausing after this cell" if view.get("run") or view.get("busy") else "Pausing"
+    step = view.get("step")
+    if step and state not in ("running", "paused", "closed"):
+        text = str(step)
+        return text[:1].upper() + text[1:]
+    return NAMES.get(state, state.capitalize() or "No session")
+
+
+def spent_now(view: View, now: float) -> int:
+    """Return nano-units spent at unix time `now`, extrapolated from the view's last fact."""
+    rate = int(view.get("rate_nano_per_hour") or 0)
+    age = max(0.0, now - float(view.get("as_of") or now))
+    return int(view.get("spent_nano") or 0) + int(rate * age / 3600)
+
+
+def unspent_rate(view: View) -> int:
+    """Return the rate at which money is not spent now: what the machine would cost, while it is let go."""
+    seconds = float(view.get("unbilled_seconds") or 0)
+    paused = str(view.get("state", "")).lower() in ("paused", "closed")
+    if not paused or seconds <= 0 or view.get("rate_nano_per_hour"):
+        return 0
+    return int(int(view.get("unspent_nano") or 0) * 3600 / seconds)
+
+
+def card(
+    view: View, history: Sequence[float] = (), *, live: bool = True, now: float | None = None, notice: str = ""
+) -> str:
+    """Draw a session's view; `live`: amounts and times count by themselves, else they stand as of `now`."""
+    now = time.time() if now is None else now
+    state = str(view.get("state", "")).lower()
+    busy = bool(view.get("run") or view.get("busy")) and state == "running"
+    tone = _TONES.get(state, "mid")
+    label = f"ciuic session {view.get('name', '')}"
+    parts = [
+        f'<div class="ciuic-card" role="group" aria-label="{escape(label, quote=True)}">',
+        f'<div class="ciuic-who"><div class="ciuic-state ciuic-{tone}{" ciuic-busy" if busy else ""}" role="status">'
+        f'<span class="ciuic-dot" aria-hidden="true"></span>{escape(shown_state(view))}'
+        f'<span class="ciuic-name">{escape(str(view.get("name") or ""))}</span></div>'
+        f'<div class="ciuic-sub">{_machine(view)}</div></div>',
+        sparkline(history if live and busy else ()),
+        _figures(view, live, now),
+        _line(view, live, now, notice),
+        _budget(view, now),
+        "</div>",
+    ]
+    return "".join(parts)
+
+
+def rate_text(nano: int, currency: str) -> str:
+    """Return a price or a cap with no more decimals than it has, two at least: $0.90, $0.0003."""
+    digits = f"{nano % 10**9:09d}".rstrip("0")
+    return format_money(nano, currency, places=max(2, len(digits)))
+
+
+def plain(text: str) -> str:
+    """Escape text for HTML; MathJax must not take what stands between two dollar signs for a formula."""
+    return escape(text, quote=True).replace("$", "<span>$</span>")
+
+
+def price(view: View) -> str:
+    """Return what the session costs from now on: `compute $0.90/h`."""
+    return f"compute {rate_text(int(view.get('rate_nano_per_hour') or 0), str(view.get('currency') or 'USD'))}/h"
+
+
+def describe_kept(view: View) -> str:
+    """Return until when the machine is kept: `kept until 18:40`."""
+    until = view.get("kept_until")
+    return f"kept until {time.strftime('%H:%M', time.localtime(float(until)))}" if until else "not kept"
+
+
+def _machine(view: View) -> str:
+    return " · ".join(plain(word) for word in (str(view.get("instance") or ""), price(view)) if word)
+
+
+def _figures(view: View, live: bool, now: float) -> str:
+    currency = str(view.get("currency") or "USD")
+    rate = int(view.get("rate_nano_per_hour") or 0) if live else 0
+    spent = tick.money(spent_now(view, now), rate, currency, label="spent so far")
+    saving = unspent_rate(view)
+    age = max(0.0, now - float(view.get("as_of") or now))
+    unspent = int(view.get("unspent_nano") or 0) + int(saving * age / 3600)
+    kept = tick.money(unspent, saving if live else 0, currency, label="not spent")
+    hint = "What the machine would have cost more if it had never been let go"
+    return (
+        f'<div class="ciuic-fig ciuic-spent"><b>{spent}</b><span class="ciuic-sub">so far</span></div>'
+        f'<div class="ciuic-fig ciuic-unspent" title="{hint}"><b>{kept}</b><span class="ciuic-sub">not spent</span></div>'
+    )
+
+
+def _line(view: View, live: bool, now: float, notice: str) -> str:
+    state = str(view.get("state", "")).lower()
+    message = view.get("message")
+    text, clock = describe(view, now)
+    if notice:
+        text, clock = escape(notice), ""
+    out = f'<div class="ciuic-line"><span>{text}</span>{clock if live else ""}</div>' if text or not message else ""
+    if message:
+        role = ' role="alert"' if state == "failed" else ""
+        out += f'<div class="ciuic-alert"{role}>{escape(str(message))}</div>'
+    return out
+
+
+def describe(view: View, now: float) -> tuple[str, str]:
+    """Return what goes on as escaped text, and the drawn clock that follows it (or nothing)."""
+    state = str(view.get("state", "")).lower()
+    if state == "running" and (view.get("run") or view.get("busy")):
+        queued = int(view.get("queued") or 0)
+        text = "Cell running" + (f", {queued} more waiting" if queued else "")
+        if view.get("pause_pending"):
+            text += "; it will be saved and the machine let go when it ends"
+        started = view.get("run_started_at")
+        return escape(text), tick.clock(now - float(started)) if started else ""
+    if state == "running":
+        return _idle(view, now)
+    saved = view.get("checkpoint")
+    if state in ("paused", "closed", "failed") and saved:
+        text = f"Saved {_when(saved.get('at'), now)}, {megabytes(saved.get('bytes'))}"
+        lost = saved.get("placeholders")
+        count = lost if isinstance(lost, int) else len(lost or ())
+        text += f"; {count} could not be saved (see %ciuic_status)" if count else ""
+        return escape(text + ("; the next cell resumes it" if state != "closed" else "")), ""
+    return escape(str(view.get("text") or "")), ""
+
+
+def _idle(view: View, now: float) -> tuple[str, str]:
+    idle = view.get("idle") or {}
+    kept = view.get("kept_until")
+    if kept and float(kept) > now:
+        return escape(describe_kept(view).capitalize()), ""
+    reason = str(idle.get("reason") or "")
+    release = idle.get("release_at")
+    if release:
+        why = f" ({reason})" if reason else ""
+        return escape(f"Idle{why}. Saved and let go in"), tick.clock(float(release) - now, down=True)
+    return escape(reason or "Ready"), ""
+
+
+def _budget(view: View, now: float) -> str:
+    budget = int(view.get("budget_nano") or 0)
+    if budget <= 0:
+        return ""
+    spent = spent_now(view, now)
+    share = min(100.0, 100 * spent / budget)
+    currency = str(view.get("currency") or "USD")
+    over = " ciuic-over" if share >= 80 else ""
+    text = escape(f"{share:.0f}% of the budget of {rate_text(budget, currency)}", quote=True)
+    return (
+        f'<div class="ciuic-bar{over}" role="progressbar" aria-valuenow="{share:.0f}" aria-valuemin="0" '
+        f'aria-valuemax="100" aria-label="{text}" title="{text}"><i style="width:{share:.1f}%"></i></div>'
+    )
+
+
+def sparkline(history: Sequence[float], *, width: int = 84, height: int = 28) -> str:
+    """Draw use in percent (0..100, oldest first) as one line with the last value beside it."""
+    if len(history) < 2:
+        return '<div class="ciuic-spark"></div>'
+    top = max(100.0, *history)
+    step = width / (len(history) - 1)
+    points = " ".join(
+        f"{at * step:.1f},{height - 2 - (height - 4) * value / top:.1f}" for at, value in enumerate(history)
+    )
+    text = f"{history[-1]:.0f}%"
+    return (
+        f'<div class="ciuic-spark" role="img" aria-label="use now {text}" '
+        'title="Use of the machine (CPU or GPU), last samples">'
+        f'<svg width="{width}" height="{height}" viewBox="0 0 {width} {height}" aria-hidden="true">'
+        f'<polygon points="0,{height - 1} {points} {width},{height - 1}" fill="currentColor" opacity=".14"/>'
+        f'<polyline points="{points}" fill="none" stroke="currentColor" stroke-width="1.5" '
+        'stroke-linejoin="round"/></svg>'
+        f'<span class="ciuic-sub">use {text}</span></div>'
+    )
+
+
+def megabytes(count: Any) -> str:
+    """Return a number of bytes as `12.3 MB` (or kB, GB)."""
+    value = float(count or 0)
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if value >= size:
+            return f"{value / size:.1f} {unit}"
+    return f"{value / 1e3:.1f} kB"
+
+
+def _when(at: Any, now: float) -> str:
+    if not at:
+        return "at an unknown time"
+    moment = float(at)
+    form = "%H:%M:%S" if now - moment < 86400 else "%Y-%m-%d %H:%M"
+    return time.strftime(form, time.localtime(moment))
+
+
+def line(view: View, now: float | None = None) -> str:
+    """Return a session's view as one line of text, for terminals and saved notebooks."""
+    now = time.time() if now is None else now
+    currency = str(view.get("currency") or "USD")
+    spent = format_money(spent_now(view, now), currency)
+    kept = format_money(int(view.get("unspent_nano") or 0), currency)
+    who = f"[{view.get('name')}] {shown_state(view).lower()} · {view.get('instance')}"
+    return f"{who} · {price(view)} · {spent} so far · {kept} not spent"

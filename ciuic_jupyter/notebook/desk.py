@@ -1,0 +1,147 @@
+"""What the magics of one shell share: the control plane's client, the current session, the meters on show."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ciuic_jupyter.control.client import PlaneClient
+from ciuic_jupyter.errors import CiuicError, UnknownSession
+from ciuic_jupyter.notebook.line import Line
+from ciuic_jupyter.notebook.meter import Meter, make_meter
+from ciuic_jupyter.notebook.state import Shelf, Watch, here
+
+View = Mapping[str, Any]
+LOOK_EVERY = 0.2  # seconds between looks while a machine is started or let go
+
+
+class Desk:
+    """Handles only; all truth is in the control plane."""
+
+    def __init__(self, shell: Any) -> None:
+        self.shell = shell
+        self.shelf = Shelf()
+        self._client: Any = None
+        self._session: str | None = None
+        self._watches: dict[str, Watch] = {}
+
+    @property
+    def client(self) -> Any:
+        """The control plane's client; starts a plane if none runs."""
+        if self._client is None:
+            self._client = PlaneClient.ensure()
+        return self._client
+
+    @property
+    def session(self) -> str:
+        """The session this notebook used last, or the one named after it."""
+        return self._session or here(self.shell.user_ns)
+
+    def use(self, name: str) -> str:
+        """Make this the session that magics without a name mean."""
+        self._session = name
+        return name
+
+    def cell_id(self) -> str | None:
+        """Return the running cell's id, where the front end tells it."""
+        kernel = getattr(self.shell, "kernel", None)
+        if kernel is None:
+            return None
+        found = (kernel.get_parent("shell") or {}).get("metadata", {}).get("cellId")
+        return str(found) if found else None
+
+    # -- the meter
+
+    @contextlib.contextmanager
+    def meter(self, name: str, *, show: bool) -> Iterator[Meter | None]:
+        """Show the session's meter above what the cell shows; its last numbers stay, however the cell ends."""
+        if not show:
+            yield None
+            return
+        meter = make_meter(name, lambda action: self._press(name, action))
+        meter.update(self.client.session(name))
+        self._show(name, meter)
+        self._watch(name, meter)
+        try:
+            yield meter
+        finally:
+            with contextlib.suppress(CiuicError):  # the cell's own error, if any, is what the user must see
+                meter.update(self.client.session(name))
+            if meter.live:
+                self.shelf.keep(name)
+            else:
+                sys.stdout.write(f"{meter.text()}\n")
+
+    def _show(self, name: str, meter: Meter) -> None:
+        from IPython.display import display  # noqa: PLC0415  (only inside a shell)
+
+        if not meter.live:
+            sys.stdout.write(f"{meter.text()}\n")
+            return
+        display_id = f"ciuic-{uuid.uuid4().hex}"
+
+        def redraw(bundle: dict[str, Any]) -> None:
+            display(bundle, raw=True, display_id=display_id, update=True)
+
+        self.shelf.put(name, meter, redraw)
+        display(meter, display_id=display_id)
+
+    def _watch(self, name: str, meter: Meter) -> None:
+        """Let states come to the meter between cells too, over the line that cells use."""
+        after = int(meter.view.get("last_seq") or 0)
+        line = Line.of(self.client, name, after)
+        old = self._watches.pop(name, None)
+        if old is not None:
+            line.remove(old)
+        if meter.live:
+            self._watches[name] = watch = Watch(meter)
+            line.add(watch)
+
+    def _press(self, name: str, action: str) -> View | None:
+        """Do what a button says; runs in the meter's worker thread."""
+        client = self.client
+        if action == "pause":
+            client.pause(name, wait=False)
+        elif action == "resume":
+            client.resume(name)
+        else:
+            client.release(name, discard=False)
+        view: View = client.session(name)
+        return view
+
+    # -- looking things up
+
+    def wait(self, name: str, states: tuple[str, ...]) -> View:
+        """Return the session's view once it is in one of `states` (or failed); Ctrl-C stops the waiting only."""
+        while True:
+            view: View = self.client.session(name)
+            if view["state"] in states or view["state"] == "failed":
+                return view
+            time.sleep(LOOK_EVERY)
+
+    def session_or_run(self, given: str | None) -> tuple[str, str | None]:
+        """Tell a session's name from a run's id; UnknownSession if it is neither."""
+        if given is None:
+            return self.session, None
+        names = [view["name"] for view in self.client.sessions()]
+        if given in names:
+            return given, None
+        for name in sorted(names, key=lambda n: n != self.session):
+            for run in self.client.runs(name):
+                if str(run["run"]).startswith(given) and len(given) >= 6:
+                    return name, str(run["run"])
+        raise UnknownSession(f"{given!r} is neither a session nor a run; `%ciuic_status` lists the sessions")
+
+    def known_sessions(self) -> list[str]:
+        """Return all names for completion; raises when no control plane runs (it starts none)."""
+        found = self._client if self._client is not None else PlaneClient.find()
+        return [view["name"] for view in found.sessions()] if found is not None else []
+
+    def close(self) -> None:
+        """Replace all meters by their last numbers."""
+        self.shelf.clear()
+        self._watches.clear()

@@ -1,0 +1,234 @@
+"""Receipts, status and costs as objects that look good in a notebook and in a terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any
+
+from ciuic_jupyter.core.money import format_money
+from ciuic_jupyter.notebook import card, style
+from ciuic_jupyter.notebook.tick import spoken
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under a heading; the last `right` columns are numbers."""
+
+    title: str
+    rows: Sequence[Sequence[str]]
+    right: int = 0
+    warn: bool = False
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a magic returns: a title, tables and notes. The last expression of a cell shows it."""
+
+    title: str
+    tables: Sequence[Table]
+    notes: Sequence[str] = ()
+    data: Any = field(default=None, compare=False)
+
+    def text(self) -> str:
+        """Return it for a terminal."""
+        lines = [self.title]
+        for table in self.tables:
+            if table.title:
+                lines.append(f"  {table.title}")
+            indent = "    " if table.title else "  "
+            lines += [indent + row for row in _aligned(table)]
+        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+
+    def html(self) -> str:
+        """Return it for a notebook; all text is escaped."""
+        parts = [
+            style.REPORT,
+            f'<div class="ciuic-report" role="group" aria-label="{escape(self.title, quote=True)}">',
+            f'<div class="ciuic-title">{card.plain(self.title)}</div>',
+        ]
+        for table in self.tables:
+            title = f"<div>{card.plain(table.title)}</div>" if table.title else ""
+            body = "".join(_row(row, table.right) for row in table.rows)
+            warn = "ciuic-warn" if table.warn else "ciuic-block"
+            parts.append(f'<div class="{warn}">{title}<table class="ciuic-t"><tbody>{body}</tbody></table></div>')
+        parts += [f'<div class="ciuic-note">{card.plain(note)}</div>' for note in self.notes]
+        return "".join([*parts, "</div>"])
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        return {"text/plain": self.text(), "text/html": self.html()}
+
+    def __repr__(self) -> str:
+        return self.text()
+
+
+def _row(row: Sequence[str], right: int) -> str:
+    cells = []
+    for at, cell in enumerate(row):
+        name = ' class="ciuic-r"' if at >= len(row) - right else ""
+        tag = "th" if at == 0 else "td"
+        cells.append(f"<{tag}{name}>{card.plain(cell)}</{tag}>")
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _aligned(table: Table) -> list[str]:
+    if not table.rows:
+        return []
+    count = max(len(row) for row in table.rows)
+    widths = [max((len(row[at]) for row in table.rows if len(row) > at), default=0) for at in range(count)]
+    lines = []
+    for row in table.rows:
+        cells = [
+            cell.rjust(widths[at])
+            if at >= len(row) - table.right
+            else cell.ljust(widths[at])
+            if at < len(row) - 1
+            else cell
+            for at, cell in enumerate(row)
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def _money(view: Mapping[str, Any], key: str) -> str:
+    return format_money(int(view.get(key) or 0), str(view.get("currency") or "USD"))
+
+
+def _seconds(view: Mapping[str, Any], key: str) -> str:
+    return spoken(float(view.get(key) or 0))
+
+
+def receipt(session: str, body: Mapping[str, Any]) -> Report:
+    """Return a receipt: seconds and money billed and not, what was saved, and what could not be."""
+    currency = str(body.get("currency") or "USD")
+    money = [
+        ("billed", spoken(float(body.get("billed_seconds") or 0)), f"compute {_money(body, 'spent_nano')}"),
+        ("not billed", spoken(float(body.get("unbilled_seconds") or 0)), f"not spent {_money(body, 'unspent_nano')}"),
+    ]
+    storage = card.rate_text(int(body.get("storage_nano_per_hour") or 0), currency)
+    now = f"compute {card.rate_text(0, currency)}/h; storage {storage}/h"
+    tables = [Table("", [*money, ("from now on", "", now)], right=1), *_saved(body)]
+    notes = []
+    if body.get("at"):
+        notes.append(time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(body["at"]))) + _because(body))
+    return Report(f"Receipt · {session}", tables, notes, data=dict(body))
+
+
+def _because(body: Mapping[str, Any]) -> str:
+    reason = body.get("reason")
+    return f" · {reason}" if reason else ""
+
+
+def _saved(body: Mapping[str, Any]) -> list[Table]:
+    saved = body.get("checkpoint") or {}
+    if not saved:
+        return [Table("", [("saved", "nothing")])]
+    names = [str(name) for name in saved.get("names") or ()]
+    listed = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    rows = [("saved", f"{card.megabytes(saved.get('bytes'))}{': ' + listed if listed else ''}")]
+    tables = [Table("", rows)]
+    lost = [item for item in saved.get("placeholders") or () if isinstance(item, Mapping)]
+    if lost:
+        reasons = [
+            (str(item.get("path") or item.get("name")), str(item.get("reason") or "no reason given")) for item in lost
+        ]
+        tables.append(Table("could not be saved; using them after a resume raises an error", reasons, warn=True))
+    return tables
+
+
+def status(view: Mapping[str, Any], *, title: str | None = None) -> Report:
+    """Return one session's state, money, and the reason why it is kept or will be let go."""
+    now = time.time()
+    rate = int(view.get("rate_nano_per_hour") or 0)
+    currency = str(view.get("currency") or "USD")
+    rows: list[tuple[str, str]] = [
+        ("state", card.shown_state(view).lower()),
+        ("machine", str(view.get("instance") or "") + (f" ({view['machine']})" if view.get("machine") else "")),
+        ("compute now", f"{card.rate_text(rate, currency)}/h"),
+        (
+            "so far",
+            f"{format_money(card.spent_now(view, now), currency)} for {_seconds(view, 'billed_seconds')} billed",
+        ),
+        (
+            "not spent",
+            f"{_money(view, 'unspent_nano')} for {_seconds(view, 'unbilled_seconds')} not billed",
+        ),
+    ]
+    if view.get("budget_nano"):
+        rows.append(("budget", card.rate_text(int(view["budget_nano"]), currency)))
+    if view.get("run"):
+        rows.append(
+            ("run", f"{view['run']}{', ' + str(view['queued']) + ' more waiting' if view.get('queued') else ''}")
+        )
+    rows += _why(view, now)
+    saved = view.get("checkpoint")
+    if saved:
+        at = float(saved.get("at") or now)
+        rows.append(
+            ("saved", f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(at))}, {card.megabytes(saved.get('bytes'))}")
+        )
+    if view.get("message"):
+        rows.append(("message", str(view["message"])))
+    lost = [item for item in (saved or {}).get("placeholders") or () if isinstance(item, Mapping)] if saved else []
+    tables = [Table("", rows)]
+    if lost:
+        tables.append(
+            Table(
+                "could not be saved",
+                [(str(i.get("path") or i.get("name")), str(i.get("reason"))) for i in lost],
+                warn=True,
+            )
+        )
+    return Report(title or f"Session · {view.get('name')}", tables, data=dict(view))
+
+
+def _why(view: Mapping[str, Any], now: float) -> list[tuple[str, str]]:
+    rows = []
+    idle = view.get("idle") or {}
+    if view.get("kept_until") and float(view["kept_until"]) > now:
+        rows.append(("kept until", time.strftime("%H:%M:%S", time.localtime(float(view["kept_until"])))))
+    if idle.get("release_at"):
+        rows.append(("lets go in", spoken(max(0.0, float(idle["release_at"]) - now))))
+    if idle.get("reason"):
+        rows.append(("because", str(idle["reason"])))
+    for witness, words in (idle.get("witnesses") or {}).items():
+        rows.append((f"· {witness}", _witness(words)))
+    return rows
+
+
+def _witness(words: Any) -> str:
+    if isinstance(words, Mapping):
+        if "quiet" in words:
+            said = "quiet" if words["quiet"] else "busy"
+            return said + (f" ({words['detail']})" if words.get("detail") else "")
+        return f"unknown ({words.get('why', 'no reading')})"
+    return str(words)
+
+
+def sessions(views: Sequence[Mapping[str, Any]]) -> Report:
+    """Return all sessions as one table."""
+    rows = [
+        (
+            str(view.get("name")),
+            card.shown_state(view).lower(),
+            str(view.get("instance") or ""),
+            card.price(view),
+            f"{_money(view, 'spent_nano')} so far",
+            f"{_money(view, 'unspent_nano')} not spent",
+        )
+        for view in views
+    ]
+    notes = () if rows else ("No sessions yet. The first %%ciuic_train cell starts one.",)
+    return Report("Sessions", [Table("", rows, right=3)] if rows else [], notes, data=[dict(v) for v in views])
+
+
+def cost(body: Mapping[str, Any], session: str | None) -> Report:
+    """Return seconds and money, billed and not."""
+    seconds, rest = float(body.get("billed_seconds") or 0), float(body.get("unbilled_seconds") or 0)
+    rows = [
+        ("billed", spoken(seconds), f"compute {_money(body, 'spent_nano')}"),
+        ("not billed", spoken(rest), f"not spent {_money(body, 'unspent_nano')}"),
+    ]
+    return Report(f"Cost · {session or 'all sessions'}", [Table("", rows, right=1)], data=dict(body))

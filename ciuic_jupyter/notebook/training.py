@@ -1,0 +1,141 @@
+"""One `%%ciuic_train` cell: check everything, then session, variables, run, variables."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ciuic_jupyter.core.money import parse_usd
+from ciuic_jupyter.core.session import check_name
+from ciuic_jupyter.errors import CiuicError, NotPicklable, UnknownName, UsageError
+from ciuic_jupyter.kernels import variables
+from ciuic_jupyter.notebook.card import megabytes
+from ciuic_jupyter.notebook.state import names_of
+
+View = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked cell: nothing of it can be refused any more for what the user typed."""
+
+    session: str
+    run: str
+    code: str
+    instance: str | None
+    budget_nano: int | None
+    payload: Sequence[Any]
+    sent: tuple[str, ...]
+    fetch: tuple[str, ...]
+    detach: bool
+    meter: bool
+
+
+def plan(options: Any, cell: str, *, session: str, shell: Any) -> Plan:
+    """Check the options, the code and the variables of a cell; UsageError says what to change."""
+    check_name(session)
+    if not cell.strip():
+        raise UsageError("the cell is empty; write the code to run below the %%ciuic_train line")
+    if options.detach and options.fetch:
+        raise UsageError("--out needs the cell's end and --detach does not wait for it; fetch later with %ciuic_pull")
+    budget = None if options.budget is None else parse_usd(options.budget)
+    if budget == 0:
+        raise UsageError("a budget of 0 starts nothing; leave --budget away or name an amount, like --budget 5")
+    check_syntax(cell, shell)
+    sent = names_of(options.push, "--in")
+    return Plan(
+        session=session,
+        run=uuid.uuid4().hex,
+        code=cell,
+        instance=options.instance,
+        budget_nano=budget,
+        payload=packed(sent, shell.user_ns),
+        sent=tuple(sent),
+        fetch=tuple(names_of(options.fetch, "--out")),
+        detach=bool(options.detach),
+        meter=not options.no_meter,
+    )
+
+
+def check_syntax(cell: str, shell: Any) -> None:
+    """Refuse a cell that no Python would run before it costs anything."""
+    try:
+        ast.parse(shell.transform_cell(cell))
+    except SyntaxError as error:
+        where = f" (line {error.lineno} of the cell: {(error.text or '').strip()!r})" if error.lineno else ""
+        raise UsageError(f"{type(error).__name__}: {error.msg}{where}; nothing was started") from None
+
+
+def packed(names: Sequence[str], user_ns: Mapping[str, Any]) -> Sequence[Any]:
+    """Return the named variables as bytes-like parts; UnknownName or NotPicklable names the culprit."""
+    if not names:
+        return ()
+    missing = [name for name in names if name not in user_ns]
+    if missing:
+        raise UnknownName(f"no variable named {', '.join(missing)} in this notebook; nothing was started")
+    try:
+        parts: Sequence[Any] = variables.dump({name: user_ns[name] for name in names})
+    except NotPicklable as error:
+        raise NotPicklable(f"{error}; nothing was started") from None
+    return parts
+
+
+def fetch(client: Any, session: str, names: Sequence[str], user_ns: dict[str, Any]) -> list[str]:
+    """Bring variables into the notebook, all or none; UnknownName lists those that do not exist."""
+    known = client.names(session)
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise UnknownName(f"session {session} has no variable named {', '.join(missing)}; nothing was fetched")
+    values = variables.load(client.pull(session, list(names)))
+    user_ns.update({name: values[name] for name in names})
+    return list(names)
+
+
+def fetch_or_say(client: Any, done: Plan, user_ns: dict[str, Any], say: Callable[[str], None]) -> None:
+    """Fetch --out after a run; a failure is one line, for the run's result is already there."""
+    if not done.fetch:
+        return
+    try:
+        fetch(client, done.session, done.fetch, user_ns)
+    except CiuicError as error:
+        say(f"--out: {error}")
+
+
+def resuming(view: View) -> str:
+    """Return the line that tells from what a paused session comes back."""
+    saved = view.get("checkpoint") or {}
+    at = (
+        time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(saved["at"])))
+        if saved.get("at")
+        else "at an unknown time"
+    )
+    return f"resuming session {view['name']}: saved {at}, {megabytes(saved.get('bytes'))}"
+
+
+def ensure(client: Any, wanted: Plan, say: Callable[[str], None]) -> View:
+    """Create the session if there is none, and say so in one line where a paused one will be resumed."""
+    view: View = client.create(wanted.session, instance=wanted.instance, budget_nano=wanted.budget_nano)
+    if view["state"] == "paused":
+        say(resuming(view))
+    return view
+
+
+@contextlib.contextmanager
+def one_line() -> Any:
+    """Turn this package's errors into what IPython prints as one line, without a traceback."""
+    from IPython.core.error import UsageError as Told  # noqa: PLC0415  (only inside a shell)
+
+    try:
+        yield
+    except UsageError as error:
+        raise Told(str(error)) from None
+    except CiuicError as error:
+        if not hasattr(error, "_render_traceback_"):
+            text = f"{type(error).__name__}: {error}"
+            error._render_traceback_ = lambda: [text]  # type: ignore[attr-defined]
+        raise
