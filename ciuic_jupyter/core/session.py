@@ -127,7 +127,7 @@ TABLE: Mapping[tuple[State | None, Event], Step] = MappingProxyType(_table())
 
 
 def step(state: State | None, event: Event) -> Step:
-    """Return what `event` does to a session in `state` (None: not born yet); IllegalTransition names both if nothing."""
+    """Return what `event` does in `state` (None: not born yet); IllegalTransition names both if that is nothing."""
     found = TABLE.get((state, event))
     if found is None:
         known = sorted(e for s, e in TABLE if s is state)
@@ -150,6 +150,7 @@ def check_name(name: str) -> str:
     """Return `name` if it may name a session (it becomes a folder); UsageError otherwise."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise UsageError(
-            f"{name[:80]!r} can't name a session: use up to 64 of a-z, 0-9, '-', '_' and single dots, starting with a letter or digit"
+            f"{str(name)[:80]!r} can't name a session: use up to 64 of a-z, 0-9, '-', '_' and single dots, "
+            "starting with a letter or a digit"
         )
     return name

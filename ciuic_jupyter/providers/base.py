@@ -81,7 +81,7 @@ class Provider(Protocol):
         """
 
     async def look(self, machine: str) -> Machine | None:
-        """Return what the provider knows of a machine now, None if it never heard of it; asked until a stop is proven."""
+        """Return what the provider knows of a machine, None if it never heard of it; asked till a stop is proven."""
 
     async def list(self, tag: str) -> list[Machine]:
         """Return the living machines that carry exactly `tag`; asked at start and each minute, to find orphans."""

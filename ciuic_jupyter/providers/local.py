@@ -126,7 +126,7 @@ class LocalProvider:
     async def list(self, tag: str) -> list[Machine]:
         """Return the machines with our tag of which something lives."""
         found = []
-        for path in sorted(self._places.machines.glob("*/machine.json")):  # noqa: ASYNC240 - a few local folders
+        for path in sorted(self._places.machines.glob("*/machine.json")):
             machine = await self.look(path.parent.name)
             if machine is not None and machine.tag == tag and machine.state is not MachineState.STOPPED:
                 found.append(machine)
@@ -141,7 +141,7 @@ class LocalProvider:
             with suppress(ProcessLookupError):
                 os.kill(agent.pid, signal.SIGTERM)
             deadline = time.monotonic() + _GRACE_SECONDS
-            while proof.is_held(folder / "lock") and time.monotonic() < deadline:
+            while proof.is_held(folder / "lock") and time.monotonic() < deadline:  # noqa: ASYNC110 - a file lock has no event
                 await asyncio.sleep(_POLL)
             if proof.is_held(folder / "lock") and proof.start_ticks(agent.pid) == agent.start_ticks:
                 os.kill(agent.pid, signal.SIGKILL)

@@ -1,0 +1,179 @@
+"""When to release: idleness as a claim with three witnesses, and the priced break-even rule.
+
+Source of the rule: ski rental (Albers, Energy-efficient algorithms, CACM 5/2010): waiting until the cost of waiting
+equals the cost of a stop and a start never pays more than twice what a clairvoyant would have paid.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from ciuic_jupyter.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a witness saw: quiet or not, and since when (seconds on the caller's clock)."""
+
+    quiet: bool
+    since: float
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """A witness that could not look. Unknown is never idle."""
+
+    why: str
+
+
+Witness = Reading | Unknown
+
+
+@dataclass(frozen=True)
+class Idle:
+    """All three witnesses are quiet, the last of them since `since`."""
+
+    since: float
+
+
+@dataclass(frozen=True)
+class Busy:
+    """A witness saw work."""
+
+    witness: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Uncertain:
+    """A witness could not look, and no other saw work."""
+
+    witness: str
+    why: str
+
+
+Verdict = Idle | Busy | Uncertain
+
+
+def judge(kernel: Witness, processes: Witness, gpu: Witness, *, now: float) -> Verdict:
+    """Weigh the three witnesses: any that saw work means busy, any that could not look means uncertain."""
+    named = {"kernel": kernel, "processes": processes, "gpu": gpu}
+    for name, said in named.items():
+        if isinstance(said, Reading) and not said.quiet:
+            return Busy(name, said.detail)
+    for name, said in named.items():
+        if isinstance(said, Unknown):
+            return Uncertain(name, said.why)
+    return Idle(min(now, max(said.since for said in named.values() if isinstance(said, Reading))))
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the rule needs to know: prices in nano-units per hour, times in seconds."""
+
+    price_nano_per_hour: int
+    storage_nano_per_hour: int = 0
+    wait_value_nano_per_hour: int = 0
+    checkpoint_seconds: float = 3.0
+    restore_seconds: float = 5.0
+    unit_seconds: int = 1
+    minimum_seconds: int = 0
+    floor_seconds: float = 60.0
+    deadline_seconds: float | None = None  # an uncertain kernel is released after this long, None: never
+    max_resumes_per_100: int | None = None
+
+    def __post_init__(self) -> None:
+        numbers = (
+            self.price_nano_per_hour,
+            self.storage_nano_per_hour,
+            self.wait_value_nano_per_hour,
+            self.checkpoint_seconds,
+            self.restore_seconds,
+            self.minimum_seconds,
+            self.floor_seconds,
+        )
+        if not all(math.isfinite(number) and number >= 0 for number in numbers) or self.unit_seconds < 1:
+            raise UsageError(f"an idle policy needs finite numbers of 0 or more, and a unit of 1 s or more: {self}")
+
+    @property
+    def break_even_seconds(self) -> float | None:
+        """How long waiting costs less than a stop and a start: B = (p(C+R) + vR) / (p-s); None if a stop never pays."""
+        saved = self.price_nano_per_hour - self.storage_nano_per_hour
+        if saved <= 0:
+            return None
+        cycle = self.price_nano_per_hour * (self.checkpoint_seconds + self.restore_seconds)
+        return (cycle + self.wait_value_nano_per_hour * self.restore_seconds) / saved
+
+
+@dataclass(frozen=True)
+class Decision:
+    """When saving starts and when the machine should be gone, on the caller's clock; None: not foreseen."""
+
+    save_at: float | None
+    release_at: float | None
+    break_even_seconds: float | None
+    reason: str
+    numbers: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the session has seen so far; times on the caller's clock."""
+
+    segment_started: float
+    kept_until: float | None = None
+    resumes: int = 0
+    runs: int = 0
+    uncertain_since: float | None = None
+
+
+def decide(policy: Policy, verdict: Verdict, facts: Facts) -> Decision:
+    """Say when a session in this condition should be saved and released, and why."""
+    even = policy.break_even_seconds
+    if isinstance(verdict, Busy):
+        return Decision(None, None, even, f"busy: {verdict.witness}: {verdict.detail}")
+    if even is None:
+        return Decision(None, None, None, "never: keeping the checkpoint costs as much as the machine")
+    if isinstance(verdict, Uncertain):
+        return _uncertain(policy, verdict, facts, even)
+    if _annoying(policy, facts):
+        limit = policy.max_resumes_per_100
+        return Decision(
+            None, None, even, f"not now: {facts.resumes} resumes in {facts.runs} cells, the cap is {limit} %"
+        )
+    wait = max(policy.floor_seconds, even)
+    save_at = _end_of_paid_unit(policy, facts.segment_started, verdict.since + wait - policy.checkpoint_seconds)
+    reason = f"idle; a stop and a restore cost as much as {even:.0f} s of waiting"
+    if facts.kept_until is not None and facts.kept_until > save_at:
+        save_at, reason = facts.kept_until, "kept on request"
+    numbers = {
+        "checkpoint_seconds": policy.checkpoint_seconds,
+        "restore_seconds": policy.restore_seconds,
+        "break_even_seconds": even,
+        "floor_seconds": policy.floor_seconds,
+        "idle_since": verdict.since,
+    }
+    return Decision(save_at, save_at + policy.checkpoint_seconds, even, reason, numbers)
+
+
+def _uncertain(policy: Policy, verdict: Uncertain, facts: Facts, even: float) -> Decision:
+    reason = f"not known to be idle: {verdict.witness}: {verdict.why}"
+    if policy.deadline_seconds is None or facts.uncertain_since is None:
+        return Decision(None, None, even, reason)
+    save_at = max(facts.uncertain_since + policy.deadline_seconds, facts.kept_until or 0.0)
+    return Decision(save_at, save_at + policy.checkpoint_seconds, even, f"{reason}; its deadline counts")
+
+
+def _annoying(policy: Policy, facts: Facts) -> bool:
+    limit = policy.max_resumes_per_100
+    return limit is not None and facts.runs > 0 and 100 * (facts.resumes + 1) > limit * max(facts.runs, 100)
+
+
+def _end_of_paid_unit(policy: Policy, started: float, save_at: float) -> float:
+    """Postpone to where the time that is paid anyway is used up, the save itself included."""
+    unit, save = policy.unit_seconds, policy.checkpoint_seconds
+    gone = save_at + save - started
+    paid = max(policy.minimum_seconds, math.ceil(gone / unit - 1e-9) * unit)
+    return max(save_at, started + paid - save) if unit > 1 or policy.minimum_seconds > gone else save_at
