@@ -1,0 +1,239 @@
+"""The one way to the control plane, from a notebook, a server or a shell: HTTP for calls, WebSocket for streams."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import requests
+from websockets.exceptions import ConnectionClosed, WebSocketException
+from websockets.sync.client import connect
+
+from ciuic_jupyter.errors import PlaneUnavailable, by_name
+from ciuic_jupyter.kernels.protocol import MAX_FRAME, Frame, decode, encode
+from ciuic_jupyter.settings import Settings
+
+_CONNECT_SECONDS = 5.0
+_QUICK = 30.0  # seconds a call may take that waits for nothing but the plane
+_LONG = 3600.0  # seconds a call may take that waits for a cell to end or a machine to go
+_PIECE = 4 << 20
+
+View = dict[str, Any]
+
+
+class Stream:
+    """The numbered events of a session from one point on, then live; iterate for frames.
+
+    It ends with PlaneUnavailable when the line breaks: open another with `after` = the last event's seq.
+    """
+
+    def __init__(self, url: str, token: str) -> None:
+        """Connect; PlaneUnavailable if nobody answers, or the plane's own error if it refuses."""
+        try:
+            self._socket = connect(
+                url,
+                additional_headers={"Authorization": f"Bearer {token}"},
+                open_timeout=_CONNECT_SECONDS,
+                max_size=MAX_FRAME,
+                compression=None,
+                ping_interval=10,
+                ping_timeout=10,
+                proxy=None,
+            )
+        except (OSError, WebSocketException, TimeoutError) as error:
+            raise PlaneUnavailable(f"the control plane does not answer ({error}); run `ciuic status`") from error
+
+    def __iter__(self) -> Iterator[Frame]:
+        while (frame := self.recv()) is not None:
+            yield frame
+
+    def recv(self, timeout: float | None = None) -> Frame | None:
+        """Return the next frame, or None after `timeout` seconds without one."""
+        try:
+            data = self._socket.recv(timeout, decode=False)
+        except TimeoutError:
+            return None
+        except ConnectionClosed as error:
+            reason = error.rcvd.reason if error.rcvd is not None else ""
+            kind, _, message = reason.partition(": ")
+            if error.rcvd is not None and error.rcvd.code == 4404:
+                raise by_name(kind)(message or reason) from error
+            raise PlaneUnavailable(f"the line to the control plane broke ({reason or error}); connect again") from error
+        except (OSError, WebSocketException) as error:
+            raise PlaneUnavailable(f"the line to the control plane broke ({error}); connect again") from error
+        return decode(data)
+
+    def request(self, op: str, *, buffers: Sequence[bytes | memoryview] = (), **fields: Any) -> str:
+        """Send a request (comm, input, interrupt) and return its id; its reply comes as a frame."""
+        request = uuid.uuid4().hex
+        try:
+            self._socket.send(encode({"type": "request", "id": request, "op": op, **fields}, buffers))
+        except (OSError, WebSocketException) as error:
+            raise PlaneUnavailable(f"the line to the control plane broke ({error}); connect again") from error
+        return request
+
+    def close(self) -> None:
+        """Close the line; the session goes on."""
+        with suppress(OSError, WebSocketException):
+            self._socket.close()
+
+
+class PlaneClient:
+    """Calls to one control plane; errors come back as the classes they were raised as."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self.url = url.rstrip("/")
+        self._token = token
+        self._http = requests.Session()
+        self._http.trust_env = False  # no proxy and no netrc between us and loopback
+        self._http.headers["Authorization"] = f"Bearer {token}"
+
+    @classmethod
+    def ensure(cls, settings: Settings | None = None) -> PlaneClient:
+        """Return a client of the plane of `settings`, started now if none runs."""
+        from ciuic_jupyter.control import daemon  # noqa: PLC0415 - only who starts a plane needs it
+
+        return cls(*daemon.ensure(settings or Settings()))
+
+    find_or_start = ensure
+
+    @classmethod
+    def find(cls, settings: Settings | None = None) -> PlaneClient | None:
+        """Return a client of the running plane, None if none runs; starts nothing."""
+        from ciuic_jupyter.control import daemon  # noqa: PLC0415 - only who starts a plane needs it
+
+        found = daemon.find(settings or Settings())
+        return cls(*found) if found is not None else None
+
+    def _call(self, method: str, path: str, *, timeout: float = _QUICK, **options: Any) -> requests.Response:
+        try:
+            answer = self._http.request(
+                method, f"{self.url}/v1{path}", timeout=(_CONNECT_SECONDS, timeout), allow_redirects=False, **options
+            )
+        except requests.RequestException as error:
+            raise PlaneUnavailable(
+                f"the control plane at {self.url} does not answer ({type(error).__name__}); "
+                "runs and machines go on: `ciuic status` tells, `ciuic serve` starts it"
+            ) from error
+        if answer.status_code >= 400:
+            _raise(answer)
+        return answer
+
+    def _json(self, method: str, path: str, **options: Any) -> Any:
+        return self._call(method, path, **options).json()
+
+    def _session(self, name: str, action: str = "") -> str:
+        return f"/sessions/{quote(name, safe='')}{action}"
+
+    def health(self) -> View:
+        """Return version, pid and boot of the plane."""
+        return dict(self._json("GET", "/health"))
+
+    def sessions(self) -> list[View]:
+        """Return the views of all sessions."""
+        return list(self._json("GET", "/sessions"))
+
+    def session(self, name: str) -> View:
+        """Return the view of one session; UnknownSession if there is none."""
+        return dict(self._json("GET", self._session(name)))
+
+    def create(
+        self, name: str, *, instance: str | None = None, budget_nano: int | None = None, cwd: str | None = None
+    ) -> View:
+        """Create a session and start its machine, or resume it, or return it as it runs."""
+        body = {"name": name, "instance": instance, "budget_nano": budget_nano, "cwd": cwd}
+        return dict(self._json("POST", "/sessions", json=body))
+
+    def run(self, name: str, run: str, code: str, *, cell_id: str | None = None, detach: bool = False) -> View:
+        """Queue a cell; `run` is the caller's own id for it, so that calling twice runs it once."""
+        body = {"run": run, "code": code, "cell_id": cell_id, "detach": detach}
+        return dict(self._json("POST", self._session(name, "/runs"), json=body))
+
+    submit = run
+
+    def runs(self, name: str) -> list[View]:
+        """Return the runs of a session, newest last."""
+        return list(self._json("GET", self._session(name, "/runs")))
+
+    def pause(self, name: str, wait: bool = True) -> View:
+        """Save and release once no cell runs; with `wait`, return when billing has stopped."""
+        return dict(self._json("POST", self._session(name, "/pause"), json={"wait": wait}, timeout=_LONG))
+
+    def resume(self, name: str, wait: bool = False) -> View:
+        """Start a machine for a paused session and restore it."""
+        return dict(self._json("POST", self._session(name, "/resume"), json={"wait": wait}, timeout=_LONG))
+
+    def release(self, name: str, discard: bool = False, wait: bool = True) -> View:
+        """Interrupt what runs, save (unless `discard`), and let the machine go."""
+        body = {"discard": discard, "wait": wait}
+        return dict(self._json("POST", self._session(name, "/release"), json=body, timeout=_LONG))
+
+    def close_session(self, name: str, wait: bool = True) -> View:
+        """Save, release, and end the session; its checkpoint is kept."""
+        return dict(self._json("POST", self._session(name, "/close"), json={"wait": wait}, timeout=_LONG))
+
+    def keep(self, name: str, seconds: float) -> View:
+        """Let no idle rule release the machine for so long."""
+        return dict(self._json("POST", self._session(name, "/keep"), json={"seconds": seconds}))
+
+    def interrupt(self, name: str, run: str | None = None) -> View:
+        """Send the kernel what Ctrl-C sends."""
+        return dict(self._json("POST", self._session(name, "/interrupt"), json={"run": run}))
+
+    def input(self, name: str, run: str, value: str) -> View:
+        """Answer an input() of a run."""
+        return dict(self._json("POST", self._session(name, "/input"), json={"run": run, "value": value}))
+
+    def names(self, name: str) -> dict[str, str]:
+        """Return the variables of the kernel: name -> type."""
+        return dict(self._json("GET", self._session(name, "/names"))["names"])
+
+    def push(self, name: str, parts: Iterable[bytes | bytearray | memoryview], names: Sequence[str] = ()) -> View:
+        """Send a stream made by `kernels.variables` into the kernel's namespace."""
+        query = {"names": ",".join(names)} if names else {}
+        path = self._session(name, "/variables")
+        return dict(self._json("PUT", path, data=_pieces(parts), params=query, timeout=_LONG))
+
+    def pull(self, name: str, names: Sequence[str]) -> Any:
+        """Return a binary file of the named variables, for `kernels.variables`."""
+        path = self._session(name, "/variables")
+        answer = self._call("GET", path, params={"names": ",".join(names)}, stream=True, timeout=_LONG)
+        return answer.raw
+
+    def receipts(self, name: str) -> list[View]:
+        """Return the receipts of a session's pauses, newest last."""
+        return list(self._json("GET", self._session(name, "/receipts")))
+
+    def cost(self, name: str | None = None) -> View:
+        """Return what a session, or all of them, cost and did not cost."""
+        return dict(self._json("GET", self._session(name, "/cost") if name else "/cost"))
+
+    def shutdown(self) -> View:
+        """End the plane; machines and runs go on until it is started again."""
+        return dict(self._json("POST", "/shutdown"))
+
+    def stream(self, name: str, after: int = 0) -> Stream:
+        """Open the session's events after `after`."""
+        parts = urlsplit(self.url)
+        scheme = "wss" if parts.scheme == "https" else "ws"
+        path = f"{parts.path}/v1{self._session(name, '/stream')}"
+        return Stream(f"{scheme}://{parts.netloc}{path}?after={after}", self._token)
+
+
+def _raise(answer: requests.Response) -> None:
+    try:
+        said = answer.json()["error"]
+        kind, message = str(said["type"]), str(said["message"])
+    except (ValueError, KeyError, TypeError):
+        kind, message = "CiuicError", f"the control plane answered {answer.status_code}: {answer.text[:200]}"
+    raise by_name(kind)(message)
+
+
+def _pieces(parts: Iterable[bytes | bytearray | memoryview]) -> Iterator[memoryview]:
+    for part in parts:
+        view = memoryview(part).cast("B")
+        for start in range(0, len(view), _PIECE):
+            yield view[start : start + _PIECE]
