@@ -15,12 +15,15 @@ from typing import Any
 from jupyter_client import BlockingKernelClient
 from jupyter_client.session import Session
 
+from tests.ipykernels import path_of
+
 PARENT = """
 import json, os, sys
 from ciuic_jupyter.kernels import kernelapp
 config = json.loads(sys.argv[1])
 for name in config["preload"]:
     __import__(name)
+exec(config["before"])
 parent = os.getpid()
 pid = os.fork()
 if pid == 0:
@@ -117,8 +120,12 @@ class ForkedKernel:
             "cwd": str(options.get("cwd", folder)),
             "env": options.get("env", {}),
             "preload": options.get("preload", []),
+            "before": options.get("before", ""),
         }
-        environment = {**os.environ, **options.get("parent_env", {})}
+        environment = {**os.environ, "IPYTHONDIR": str(folder / "ipython"), **options.get("parent_env", {})}
+        other = path_of(options["version"]) if "version" in options else None
+        if other is not None:
+            environment["PYTHONPATH"] = str(other)
         with self.log.open("ab") as log:
             self.parent = subprocess.Popen(
                 [sys.executable, *options.get("flags", []), "-c", PARENT, json.dumps(config)],
@@ -135,6 +142,11 @@ class ForkedKernel:
         """Wait for the kernel's end and return its exit code."""
         assert self.parent.stdout is not None
         return int(self.parent.stdout.readline())
+
+    def again(self, folder: Path, **options: Any) -> ForkedKernel:
+        """Kill this kernel and start another one, as a new machine would."""
+        self.kill()
+        return ForkedKernel(folder, **options)
 
     def kill(self) -> None:
         """End both processes at once and leave nothing behind."""
