@@ -16,6 +16,7 @@ from ciuic_jupyter.errors import CiuicError, KernelDied, SaveFailed, UsageError
 from ciuic_jupyter.kernels.agent_config import AgentConfig
 from ciuic_jupyter.kernels.agent_requests import Requests
 from ciuic_jupyter.kernels.blobs import Blobs
+from ciuic_jupyter.kernels.departure import Departure
 from ciuic_jupyter.kernels.eventlog import EventLog
 from ciuic_jupyter.kernels.kernel_link import KernelLink
 from ciuic_jupyter.kernels.lease import Lease, boottime
@@ -30,8 +31,6 @@ from ciuic_jupyter.monitor.proof import touch_alive, write_final
 _log = logging.getLogger(__name__)
 
 _GRACE = 2.0  # seconds between SIGTERM and SIGKILL
-_INTERRUPT_GRACE = 30.0  # seconds an overdue cell has to end after its interrupt
-_SAVE_AGAIN = 30.0  # seconds between two saves of a machine that wants to leave
 
 
 def serve(config: AgentConfig, connection: Mapping[str, Any], kernel: int, nursery: Nursery) -> int:
@@ -61,6 +60,7 @@ class Agent:
         now = boottime()
         self.lease = Lease(config.lease_seconds, now, now, config.deadline)
         self.usage = Usage(kernel, config.sample_hz, self.runs, self.socket)
+        self.departure = Departure(self, config)
         self.link: KernelLink
         self.saver: Saver
         self._unwritten: deque[tuple[Mapping[str, Any], Sequence[bytes | memoryview]]] = deque()
@@ -102,6 +102,9 @@ class Agent:
     def emit(self, header: Mapping[str, Any], buffers: Sequence[bytes | memoryview] = ()) -> None:
         """Write an event to the log and wake the sender; on a full disk it waits in memory for its turn."""
         self._unwritten.append((header, buffers))
+        self._write_waiting()
+
+    def _write_waiting(self) -> None:
         while self._unwritten:
             header, buffers = self._unwritten[0]
             try:
@@ -187,47 +190,26 @@ class Agent:
     async def _watch(self) -> None:
         """Prove each second that this machine lives, and look at the lease."""
         while True:
-            touch_alive(self.config.directory)
-            if self._unwritten:
-                self.emit(*self._unwritten.popleft())
-            if self.lease.lapsed(boottime()):
-                await self._leave_alone()
+            try:
+                touch_alive(self.config.directory)
+                self._write_waiting()
+            except OSError:
+                _log.exception("this machine's directory can't be written")
+            if self.departure.due(self.lease.lapsed(boottime())):
+                self.spawn(self.departure.go())
             await asyncio.sleep(self.lease.tick)
-
-    async def _leave_alone(self) -> None:
-        """Nobody hears us: let the cell end, save, and leave, unless the plane comes back in between."""
-        if self.kernel in ("dead", "failed", "starting"):
-            self.leave(f"lease: the kernel is {self.kernel}")
-            return
-        if self.runs.current is not None:
-            if self.lease.over(boottime()) and self.runs.interrupt(None):
-                await self._idle_within(_INTERRUPT_GRACE)
-            return
-        if self.saving:
-            return
-        try:
-            await self.save()
-        except CiuicError as error:
-            self._save_failed(error)
-            return
-        if self.lease.lapsed(boottime()) and self.runs.current is None:
-            self.leave("lease")
-
-    async def _idle_within(self, seconds: float) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self.runs.idle.wait()
-
-    def _save_failed(self, error: CiuicError) -> None:
-        _log.error("nobody hears us and the save failed: %s", error)
 
     async def _end(self, reason: str) -> int:
         """Kill the kernel and all it started, write the last word, close."""
         for task in list(self._tasks):
             task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
         left = await kill_tree(_GRACE, spared={self.nursery.pid})
         if left:
             reason = f"{reason}; processes {left} did not end"
+        if self._tasks:  # the kernel's end, told to whoever listens
+            await asyncio.wait(self._tasks, timeout=_GRACE)
         await self.socket.close()
         self.link.close()
         self.nursery.close()

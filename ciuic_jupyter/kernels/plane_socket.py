@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 
 _REPLIES_KEPT = 1000
 _EVENTS_PER_TURN = 64
+_FRAGMENT = 1 << 20  # bytes
 
 Handler = Callable[[Frame], Awaitable[dict[str, Any]]]
 
@@ -40,19 +41,21 @@ class _Plane:
         self._beside: deque[bytes] = deque()
         self._latest: dict[str, bytes] = {}
         self._wake = asyncio.Event()
-        self._wake.set()
+        self.sent_all = asyncio.Event()
+        self.wake()
 
     def wake(self) -> None:
+        self.sent_all.clear()
         self._wake.set()
 
     def push(self, frame: bytes) -> None:
         self._beside.append(frame)
-        self._wake.set()
+        self.wake()
 
     def replace(self, kind: str, frame: bytes) -> None:
         """Send the newest of its kind: a slow plane skips the ones before."""
         self._latest[kind] = frame
-        self._wake.set()
+        self.wake()
 
     async def send_for_ever(self) -> None:
         """Send whatever is new, in order; only this task waits when the plane is slow."""
@@ -61,14 +64,22 @@ class _Plane:
             self._wake.clear()
             while self._beside or self._latest or self._sent < self._log.last_seq:
                 while self._beside:
-                    await self.socket.send(self._beside.popleft())
+                    await self._send(self._beside.popleft())
                 for kind in list(self._latest):
-                    await self.socket.send(self._latest.pop(kind))
+                    await self._send(self._latest.pop(kind))
                 await self._send_events()
+            if not self._wake.is_set():
+                self.sent_all.set()
+
+    async def _send(self, frame: bytes) -> None:
+        if len(frame) <= _FRAGMENT:
+            await self.socket.send(frame)
+        else:  # in fragments, so that the other end sees a slow line live
+            await self.socket.send([frame[start : start + _FRAGMENT] for start in range(0, len(frame), _FRAGMENT)])
 
     async def _send_events(self) -> None:
         for turn, (seq, frame) in enumerate(self._log.read(self._sent)):
-            await self.socket.send(frame)
+            await self._send(frame)
             self._sent = seq
             if turn >= _EVENTS_PER_TURN:
                 return
@@ -85,6 +96,7 @@ class PlaneSocket:
         self._plane: _Plane | None = None
         self._replies: OrderedDict[str, asyncio.Task[bytes]] = OrderedDict()
         self._server: Server | None = None
+        self._closing: asyncio.Task[None] | None = None
         self.on_heard: Callable[[], None] = lambda: None
         self.on_blob: Callable[[str, ServerConnection], Awaitable[None]] | None = None
 
@@ -138,9 +150,8 @@ class PlaneSocket:
             raise ProtocolError(f"no event {after} here; this log has {self._log.first_seq} to {self._log.last_seq}")
         plane = _Plane(socket, self._log, after)
         replaced, self._plane = self._plane, plane
-        if replaced is not None:
-            with suppress(ConnectionClosed):
-                await replaced.socket.close(1000, "a newer connection took over")
+        if replaced is not None:  # beside us: a dead line answers no goodbye
+            self._closing = asyncio.create_task(replaced.socket.close(1000, "a newer connection took over"))
         plane.push(encode({"type": "hello", **self._hello()}))
         tasks = [asyncio.create_task(plane.send_for_ever()), asyncio.create_task(self._beat(plane))]
         try:
@@ -153,13 +164,18 @@ class PlaneSocket:
                 self._plane = None
 
     async def _receive(self, socket: ServerConnection) -> Frame:
-        async with asyncio.timeout(DEAD_AFTER):
-            data = await socket.recv()
-        if isinstance(data, str):
-            raise ProtocolError("a text frame; frames are binary")
-        frame = decode(data)
-        self.on_heard()
-        return frame
+        parts: list[bytes] = []
+        fragments = socket.recv_streaming()
+        while True:
+            try:
+                async with asyncio.timeout(DEAD_AFTER):
+                    part = await anext(fragments)
+            except StopAsyncIteration:
+                return decode(parts[0] if len(parts) == 1 else b"".join(parts))
+            if isinstance(part, str):
+                raise ProtocolError("a text frame; frames are binary")
+            parts.append(part)
+            self.on_heard()
 
     async def _beat(self, plane: _Plane) -> None:
         while True:
@@ -220,9 +236,14 @@ class PlaneSocket:
             self._plane.replace(str(header["type"]), encode(header))
 
     async def close(self) -> None:
-        """Send what waits for at most a second, then close."""
-        if self._server is not None:
-            self._server.close()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(2):
-                    await self._server.wait_closed()
+        """Send what waits, for at most a second, then close."""
+        if self._server is None:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                if self._plane is not None:
+                    await self._plane.sent_all.wait()
+        self._server.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(2):
+                await self._server.wait_closed()

@@ -60,6 +60,8 @@ class StreamMerger:
     def add(self, run: str | None, name: str, text: str) -> None:
         if self._parts and self._key != (run, name):
             self.flush()
+        if self._key is None or self._key[0] != run:
+            self._sent = float("-inf")
         self._key = (run, name)
         self._parts.append(text)
         self._size += len(text)

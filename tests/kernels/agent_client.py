@@ -6,11 +6,12 @@ import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,8 @@ class Plane:
 
     def __init__(self, machine: Machine, after: int = 0) -> None:
         self.machine = machine
-        self.socket = machine.socket()
+        self._open = ExitStack()
+        self.socket = self._open.enter_context(machine.socket())
         self.events: list[Event] = []
         self.frames: list[Event] = []
         self.last = after
@@ -185,10 +187,16 @@ class Plane:
 
     def cut(self) -> None:
         """Cut the line as a network does: no goodbye."""
-        self.socket.socket.close()
+        with suppress(OSError):  # the agent was faster
+            self.socket.socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        self.socket.close()
+        self._open.close()
+
+    def take_over(self, fresh: Plane) -> None:
+        """Go on with the connection of `fresh`, which continues behind our last event."""
+        self.close()
+        self._open, self.socket, self.hello = fresh._open, fresh.socket, fresh.hello
 
 
 @contextmanager

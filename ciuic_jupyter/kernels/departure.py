@@ -1,0 +1,86 @@
+"""How a machine that nobody hears leaves: its cell ends, its state is saved and verified, then it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from ciuic_jupyter.errors import CiuicError
+from ciuic_jupyter.kernels.agent_config import AgentConfig
+from ciuic_jupyter.kernels.lease import boottime
+
+if TYPE_CHECKING:
+    from ciuic_jupyter.kernels.agent_core import Agent
+
+_log = logging.getLogger(__name__)
+
+INTERRUPT_GRACE = 30.0  # seconds an overdue cell has to end after its interrupt
+SAVE_AGAIN = 30.0  # seconds between two saves that fail
+
+
+class Departure:
+    """Leaves when the lease has lapsed; a plane that comes back in between finds the machine as it was."""
+
+    def __init__(self, agent: Agent, config: AgentConfig) -> None:
+        self._agent = agent
+        self._config = config
+        self._under_way = False
+        self._not_before = 0.0
+        self._failing_since: float | None = None
+
+    def due(self, lapsed: bool) -> bool:
+        """Whether a step should be taken now."""
+        if not lapsed:
+            self._failing_since = None
+        return lapsed and not self._under_way and boottime() >= self._not_before
+
+    async def go(self) -> None:
+        """Take one step: wait for the cell, or interrupt an overdue one, or save and leave."""
+        self._under_way = True
+        try:
+            await self._step()
+        finally:
+            self._under_way = False
+
+    async def _step(self) -> None:
+        agent = self._agent
+        if agent.kernel != "ready":
+            agent.leave(f"lease: the kernel is {agent.kernel}")
+        elif agent.runs.current is not None:
+            await self._end_cell()
+        elif not agent.saving:
+            await self._save_and_leave()
+
+    async def _end_cell(self) -> None:
+        """Let the cell go on; past the deadline interrupt it, and if that does not help leave without its work."""
+        agent = self._agent
+        if not agent.lease.over(boottime()):
+            return
+        agent.runs.interrupt(None)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(INTERRUPT_GRACE):
+                await agent.runs.idle.wait()
+        if agent.runs.current is not None and agent.lease.lapsed(boottime()):
+            agent.leave("lease: the deadline passed and the cell could not be interrupted")
+
+    async def _save_and_leave(self) -> None:
+        try:
+            await self._agent.save()
+        except CiuicError as error:
+            self._failed(error)
+            return
+        self._failing_since = None
+        if self._agent.lease.lapsed(boottime()) and self._agent.runs.current is None:
+            self._agent.leave("lease")
+
+    def _failed(self, error: CiuicError) -> None:
+        now = boottime()
+        self._not_before = now + min(SAVE_AGAIN, self._config.lease_seconds)
+        self._failing_since = self._failing_since or now
+        _log.error("nobody hears us and the save failed: %s", error)
+        text = f"The machine lost its control plane and could not save: {error}"
+        self._agent.emit({"kind": "note", "run": None, "text": text, "level": "error"})
+        if self._config.last_resort == "discard" and now - self._failing_since >= self._config.save_failure_seconds:
+            self._agent.leave("lease: the save kept failing and last_resort is discard")
