@@ -114,7 +114,8 @@ def _figures(view: View, live: bool, now: float) -> str:
     hint = "What the machine would have cost more if it had never been let go"
     return (
         f'<div class="ciuic-fig ciuic-spent"><b>{spent}</b><span class="ciuic-sub">so far</span></div>'
-        f'<div class="ciuic-fig ciuic-unspent" title="{hint}"><b>{kept}</b><span class="ciuic-sub">not spent</span></div>'
+        f'<div class="ciuic-fig ciuic-unspent" title="{hint}"><b>{kept}</b>'
+        '<span class="ciuic-sub">not spent</span></div>'
     )
 
 

@@ -55,9 +55,8 @@ def complete(
 
 
 def _variables(word: str, user_ns: Mapping[str, Any]) -> list[str]:
-    head, comma, part = word.rpartition(",")
-    mine = sorted(name for name in user_ns if not name.startswith("_") and name.startswith(part) and name not in _SHELL)
-    return [head + comma + name for name in mine]
+    part = word.rpartition(",")[2]  # IPython's word under the cursor begins behind a comma too
+    return sorted(name for name in user_ns if name.startswith(part) and not name.startswith("_") and name not in _SHELL)
 
 
 _SHELL = frozenset({"In", "Out", "exit", "quit", "open", "get_ipython"})

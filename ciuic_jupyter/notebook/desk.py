@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ciuic_jupyter.control.client import PlaneClient
-from ciuic_jupyter.errors import CiuicError, UnknownSession
+from ciuic_jupyter.errors import CiuicError, PlaneUnavailable, UnknownSession
 from ciuic_jupyter.notebook.line import Line
 from ciuic_jupyter.notebook.meter import Meter, make_meter
 from ciuic_jupyter.notebook.state import Shelf, Watch, here
@@ -25,16 +25,25 @@ class Desk:
     def __init__(self, shell: Any) -> None:
         self.shell = shell
         self.shelf = Shelf()
-        self._client: Any = None
+        self._client: PlaneClient | None = None
         self._session: str | None = None
         self._watches: dict[str, Watch] = {}
 
     @property
-    def client(self) -> Any:
+    def client(self) -> PlaneClient:
         """The control plane's client; starts a plane if none runs."""
         if self._client is None:
             self._client = PlaneClient.ensure()
         return self._client
+
+    def open(self) -> PlaneClient:
+        """Return a client that answers, of a new plane if the one we knew is gone; each magic begins with it."""
+        if self._client is not None:
+            try:
+                self._client.health()
+            except PlaneUnavailable:
+                self._client = None
+        return self.client
 
     @property
     def session(self) -> str:
@@ -109,7 +118,7 @@ class Desk:
         elif action == "resume":
             client.resume(name)
         else:
-            client.release(name, discard=False)
+            client.release(name, wait=False)
         view: View = client.session(name)
         return view
 

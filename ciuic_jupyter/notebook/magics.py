@@ -44,7 +44,14 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
             raise UsageError(f"the line can't be read: {error}") from None
 
     def _named(self, given: str | None) -> str:
-        return self.desk.use(check_name(given)) if given else self.desk.session
+        return check_name(given) if given else self.desk.session
+
+    def _known(self, given: str | None) -> tuple[str, View]:
+        """Return a session's name and view, and make it the current one; UnknownSession leaves the current one."""
+        name = self._named(given)
+        view = self.desk.open().session(name)
+        self.desk.use(name)
+        return name, view
 
     @magic_arguments()
     @argument("--session", metavar="NAME", help="session to run in; default: named after this notebook")
@@ -73,7 +80,7 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
             name = check_name(options.session) if options.session else self.desk.session
             plan = training.plan(options, cell, session=name, shell=self.shell)
             self.desk.use(name)
-            client = self.desk.client
+            client = self.desk.open()
             training.ensure(client, plan, say)
             with self.desk.meter(name, show=plan.meter and not plan.detach):
                 if plan.payload:
@@ -105,8 +112,7 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
         Example: %ciuic_pause
         """
         with one_line():
-            name = self._named(self._read(self.ciuic_pause, line).session)
-            view = self.desk.client.session(name)
+            name, view = self._known(self._read(self.ciuic_pause, line).session)
             if view.get("run"):
                 say(
                     "a cell is running; it is saved when that ends and billed until then (%ciuic_release does not wait)"
@@ -123,15 +129,13 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
         Example: %ciuic_resume
         """
         with one_line():
-            name = self._named(self._read(self.ciuic_resume, line).session)
-            client = self.desk.client
-            view = client.session(name)
+            name, view = self._known(self._read(self.ciuic_resume, line).session)
             if view["state"] == "running":
                 say(f"session {name} is running already")
                 return
             if view["state"] == "paused":
                 say(training.resuming(view))
-            client.resume(name)
+            self.desk.client.resume(name)
             view = self.desk.wait(name, ("running",))
             say(f"session {name} runs on {view.get('instance')}: {card.price(view)}")
 
@@ -145,7 +149,7 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
         """
         with one_line():
             given = self._read(self.ciuic_status, line).session
-            client = self.desk.client
+            client = self.desk.open()
             if given:
                 return report.status(client.session(check_name(given)))
             views = client.sessions()
@@ -162,7 +166,7 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
         """
         with one_line():
             given = self._read(self.ciuic_cost, line).session
-            client = self.desk.client
+            client = self.desk.open()
             return report.cost(client.cost(check_name(given) if given else None), given)
 
     @magic_arguments()
@@ -179,6 +183,7 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
         """
         with one_line():
             given = self._read(self.ciuic_attach, line).session
+            self.desk.open()
             name, run = self.desk.session_or_run(given)
             self.desk.use(name)
             with self.desk.meter(name, show=True):
@@ -195,8 +200,7 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
         """
         with one_line():
             options = self._read(self.ciuic_release, line)
-            name = self._named(options.session)
-            view = self.desk.client.session(name)
+            name, view = self._known(options.session)
             self.desk.client.release(name, discard=options.discard)
             return self._ended(name, view)
 
@@ -209,8 +213,7 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
         Example: %ciuic_close
         """
         with one_line():
-            name = self._named(self._read(self.ciuic_close, line).session)
-            view = self.desk.client.session(name)
+            name, view = self._known(self._read(self.ciuic_close, line).session)
             self.desk.client.close_session(name)
             ended = self._ended(name, view, wanted=("closed", "failed"))
             self.desk.shelf.drop(name)
@@ -246,7 +249,7 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
                 raise UsageError("name the variables to send: %ciuic_push a b")
             parts = training.packed(names, self.shell.user_ns)
             name = self._named(options.session)
-            self.desk.client.push(name, parts)
+            self.desk.open().push(name, parts)
             say(f"sent {', '.join(names)} to session {name}")
 
     @magic_arguments()
@@ -264,7 +267,7 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
             if not names:
                 raise UsageError("name the variables to fetch: %ciuic_pull a b")
             name = self._named(options.session)
-            training.fetch(self.desk.client, name, names, self.shell.user_ns)
+            training.fetch(self.desk.open(), name, names, self.shell.user_ns)
             say(f"fetched {', '.join(names)} from session {name}")
 
     @magic_arguments()
@@ -280,7 +283,7 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
             options = self._read(self.ciuic_keep, line)
             seconds = seconds_of(options.time)
             name = self._named(options.session)
-            view = self.desk.client.keep(name, seconds)
+            view = self.desk.open().keep(name, seconds)
             say(f"session {name} is {card.describe_kept(view)}; {card.price(view)} meanwhile")
 
 

@@ -35,14 +35,14 @@ def seconds_of(text: str) -> int:
     """Return the seconds of `30m`, `2h`, `1h30m`, `90s` or plain minutes `30`; UsageError otherwise."""
     clean = text.strip().lower()
     if re.fullmatch(r"\d{1,5}", clean):
-        return int(clean) * 60
+        clean += "m"
     found = _DURATION.fullmatch(clean)
     if not clean or found is None:
         raise UsageError(f"{text!r} is not a time; write 30m, 2h or 1h30m")
     hours, minutes, seconds = (int(part or 0) for part in found.groups())
     total = hours * 3600 + minutes * 60 + seconds
     if total <= 0:
-        raise UsageError("a time must be longer than nothing; write 30m, 2h or 1h30m")
+        raise UsageError("keeping for no time does nothing; write 30m, 2h or 1h30m")
     return total
 
 
@@ -61,6 +61,7 @@ class Watch:
     """Follows a session's state for its meter, between cells as well; one per meter. A follower of the line."""
 
     msg_id = ""
+    over = waits = False
 
     def __init__(self, meter: Meter) -> None:
         self.run = f"meter {id(self):x}"  # no run has this name: only states come

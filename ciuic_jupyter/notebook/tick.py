@@ -14,6 +14,7 @@ from ciuic_jupyter.core.money import NANO, format_money
 _LINE = 24.0  # height of one glyph's line in the drawing's units, at font size 20
 _WIDE = 12.4
 _NARROW = 6.0
+_EARLY = 0.02  # seconds
 # Chromium samples an animation that was just inserted only when some interval ends; this one ends 5 times a second.
 _PULSE = (
     '<rect width="0" height="0"><animate attributeName="x" values="0;0" dur="0.2s" repeatCount="indefinite"/></rect>'
@@ -49,7 +50,8 @@ def _strip(wheel: Wheel, left: float, value: float, speed: float, stop: float | 
     end = "" if stop is None else f' end="{max(0.0, stop):.3f}s" fill="freeze"'
     return (
         f'<g class="ciuic-wheel"><text>{texts}</text><animateTransform attributeName="transform" type="translate" '
-        f'values="{values}" keyTimes="{times}" dur="{seconds:.4f}s" begin="{-phase:.4f}s" repeatCount="indefinite"{end}/></g>'
+        f'values="{values}" keyTimes="{times}" '
+        f'dur="{seconds:.4f}s" begin="{-phase:.4f}s" repeatCount="indefinite"{end}/></g>'
     )
 
 
@@ -118,7 +120,9 @@ def clock(seconds: float, *, down: bool = False) -> str:
     if seconds >= 3600 or not down:
         cells += _hours(seconds, down)
     cells += [*_minutes(seconds, down), ":", Wheel(_DIGITS[:6], 10), Wheel(_DIGITS, 1)]
-    stop = max(0.0, seconds - 0.02) if down else None
+    if down and seconds <= 2 * _EARLY:
+        return _draw(cells, 0.0, 0.0, None, spoken(0))
+    stop = seconds - _EARLY if down else None  # a wheel that stops on the dot would show its next round's first digit
     return _draw(cells, seconds, -1.0 if down else 1.0, stop, spoken(seconds))
 
 

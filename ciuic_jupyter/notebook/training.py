@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import os
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 
 from ciuic_jupyter.core.money import parse_usd
 from ciuic_jupyter.core.session import check_name
-from ciuic_jupyter.errors import CiuicError, NotPicklable, UnknownName, UsageError
+from ciuic_jupyter.errors import CiuicError, NotPicklable, UnknownName, UnknownSession, UsageError
 from ciuic_jupyter.kernels import variables
 from ciuic_jupyter.notebook.card import megabytes
 from ciuic_jupyter.notebook.state import names_of
@@ -119,10 +120,14 @@ def resuming(view: View) -> str:
 
 def ensure(client: Any, wanted: Plan, say: Callable[[str], None]) -> View:
     """Create the session if there is none, and say so in one line where a paused one will be resumed."""
-    view: View = client.create(wanted.session, instance=wanted.instance, budget_nano=wanted.budget_nano)
-    if view["state"] == "paused":
-        say(resuming(view))
-    return view
+    with contextlib.suppress(UnknownSession):
+        view = client.session(wanted.session)
+        if view["state"] == "paused":
+            say(resuming(view))
+    created: View = client.create(
+        wanted.session, instance=wanted.instance, budget_nano=wanted.budget_nano, cwd=os.getcwd()
+    )
+    return created
 
 
 @contextlib.contextmanager

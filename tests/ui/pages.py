@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
+import nbformat
 from playwright.sync_api import Locator, Page
 
 from tests.ui.servers import Server
@@ -25,8 +26,12 @@ _ODOMETER = """element => {
 }"""
 
 
-def open_notebook(page: Page, server: Server, name: str, *, app: str = "lab") -> None:
-    """Open a notebook and wait until its kernel is ready."""
+def open_notebook(page: Page, server: Server, name: str, *, app: str = "lab", kernel: str | None = None) -> None:
+    """Open a notebook and wait until its kernel (`kernel` instead of the one it names) is ready."""
+    if kernel is not None:
+        notebook = nbformat.read(server.root / name, as_version=4)
+        notebook.metadata["kernelspec"] = {"name": kernel, "display_name": kernel, "language": "python"}
+        nbformat.write(notebook, server.root / name)
     where = f"lab/workspaces/{secrets.token_hex(4)}/tree/{name}" if app == "lab" else f"notebooks/{name}"
     page.goto(f"{server.url}{where}?token={server.token}")
     ready(page)
@@ -84,6 +89,24 @@ def shown_number(locator: Locator) -> str:
     return str(locator.evaluate(_ODOMETER))
 
 
+def press(page: Page, name: str, answer: str) -> float:
+    """Press a meter's button and return the milliseconds until it says `answer`, measured in the page."""
+    page.get_by_role("button", name=name, exact=True).evaluate(
+        """(button, answer) => button.addEventListener('click', () => {
+          const pressed = performance.now();
+          window.answered = null;
+          new MutationObserver((_, observer) => {
+            if (!button.textContent.includes(answer)) return;
+            window.answered = performance.now() - pressed;
+            observer.disconnect();
+          }).observe(button, {childList: true, subtree: true, characterData: true});
+        }, {capture: true, once: true})""",
+        answer,
+    )
+    page.get_by_role("button", name=name, exact=True).click()
+    return float(page.wait_for_function("() => window.answered", timeout=10_000).json_value())
+
+
 def count_kernel_messages(page: Page) -> None:
     """Count from now on what the kernel sends to this page (`window.kernelMessages`)."""
     page.evaluate(
@@ -100,3 +123,24 @@ def count_kernel_messages(page: Page) -> None:
 def messages(page: Page) -> Any:
     """Return the types of the kernel's messages since counting began."""
     return page.evaluate("() => window.kernelMessages")
+
+
+def run_cells(page: Page, count: int, *, start: int = 0) -> None:
+    """Select `count` code cells from number `start` on and run them; returns at once."""
+    page.evaluate(
+        """([start, count]) => {
+          const notebook = window.jupyterapp.shell.currentWidget.content;
+          notebook.deselectAll();
+          notebook.activeCellIndex = start;
+          if (count > 1) notebook.extendContiguousSelectionTo(start + count - 1);
+          window.jupyterapp.commands.execute('notebook:run-cell');
+        }""",
+        [start, count],
+    )
+
+
+def show_cell(page: Page, cell: int) -> Locator:
+    """Scroll to a code cell's outputs and return them."""
+    outputs = page.locator(".jp-CodeCell").nth(cell).locator(".jp-OutputArea").first
+    outputs.scroll_into_view_if_needed()
+    return outputs
