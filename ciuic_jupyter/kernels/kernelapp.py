@@ -104,13 +104,14 @@ def reseed() -> None:
     """Give this process random streams of its own.
 
     A fork copies the generators' states: two kernels forked from one warm parent would draw the same numbers. Python
-    re-seeds `random` in a child by itself, numpy does not. torch's default seed is a constant in every new process, so
-    that here it is left as it is.
+    re-seeds `random` in a child by itself, numpy and torch do not; torch seeds its generator of the CPU when it is
+    imported, from the system's entropy, and those of GPUs with a constant when CUDA starts, which is after the fork.
     """
     random.seed()
-    numpy = sys.modules.get("numpy")
-    if numpy is not None and "numpy.random" in sys.modules:
-        numpy.random.seed()
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy"].random.seed()
+    if "torch" in sys.modules:
+        sys.modules["torch"].default_generator.seed()
 
 
 def _serve(connection: Mapping[str, Any]) -> int:

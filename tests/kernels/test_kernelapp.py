@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,18 +116,15 @@ def test_a_folder_that_is_missing_here_is_said_in_the_log(tmp_path: Path) -> Non
 
 
 def test_two_kernels_of_one_state_draw_different_numbers(tmp_path: Path) -> None:
-    before = "import random, numpy; random.seed(1); numpy.random.seed(1)"
+    seeded = "import random, numpy, torch; random.seed(1); numpy.random.seed(1); torch.manual_seed(1)"
+    draw = "[random.random(), numpy.random.rand(), torch.rand(1, dtype=torch.float64).item()]"
     drawn = []
     for name in ("a", "b"):
-        with ForkedKernel(tmp_path / name, before=before) as kernel:
-            drawn.append(kernel.client.value("[__import__('random').random(), __import__('numpy').random.rand()]"))
-    import random
-
-    import numpy
-
-    alike = [random.Random(1).random(), numpy.random.RandomState(1).rand()]
-    for one, other, parents in zip(*drawn, alike, strict=True):
-        assert len({one, other, parents}) == 3
+        with ForkedKernel(tmp_path / name, before=seeded) as kernel:
+            kernel.client.text("import random, numpy, torch")
+            drawn.append(kernel.client.value(draw))
+    parents = subprocess.check_output([sys.executable, "-c", f"{seeded}; print({draw})"], text=True)
+    assert len({*drawn[0], *drawn[1], *json.loads(parents)}) == 9
 
 
 def test_a_client_that_connects_draws_no_number(kernel: ForkedKernel) -> None:
@@ -179,8 +178,6 @@ if pid == 0:
     kernelapp.main(connection, None, {}, parent=parent)
 raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
-    import sys
-
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert "No such file or directory" in done.stderr
