@@ -9,15 +9,16 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
-from ciuic_jupyter.errors import CiuicError, PlaneUnavailable
+from ciuic_jupyter.errors import CiuicError, PlaneUnavailable, UsageError
 from ciuic_jupyter.kernels.outputs import Output
 from ciuic_jupyter.kernels.replay import Channel, Shaper
 from ciuic_jupyter.notebook.widgets_relay import WidgetRelay
 
 FIRST_RETRY = 0.1  # seconds; doubles
 LAST_RETRY = 5.0
+REVIVE_AFTER = 2.0  # seconds without a plane after which a cell that waits starts one again
 CELLS_KEPT = 16  # ended runs whose late outputs (threads of theirs) still find their cell
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,14 @@ class Follower(Protocol):
     channel: Channel
     msg_id: str
 
+    @property
+    def over(self) -> bool:
+        """Whether the run has ended."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether a cell is held up by it."""
+
     def event(self, header: Mapping[str, Any], output: Output | None) -> None:
         """Take the next event of the run."""
 
@@ -41,7 +50,7 @@ class Follower(Protocol):
 class Line:
     """A stream that is opened again whenever it breaks, from the last event seen."""
 
-    _open: dict[tuple[int, str], Line] = {}  # noqa: RUF012  (guarded by _guard)
+    _open: ClassVar[dict[str, Line]] = {}  # by session, guarded by _guard
     _guard = threading.Lock()
 
     def __init__(self, client: Any, session: str, after: int) -> None:
@@ -66,15 +75,33 @@ class Line:
     def of(cls, client: Any, session: str, after: int) -> Line:
         """Return this process's line to a session, opened after event `after` if there was none."""
         with cls._guard:
-            key = (id(client), session)
-            line = cls._open.get(key)
+            line = cls._open.get(session)
+            if line is not None and line.client is not client and line.client.url != client.url:
+                if line.broken_since is None:  # another plane altogether, with a session of the same name
+                    line.close()
+                line.client = client
             if line is None or line.closed:
-                line = cls._open[key] = cls(client, session, after)
+                line = cls._open[session] = cls(client, session, after)
+            elif after < line.seen:  # either the line is newer than what the caller knows, or the session is a new one
+                line._life_of(client.session(session))
             return line
+
+    def _life_of(self, view: Mapping[str, Any]) -> None:
+        """A session closed and begun anew under its name counts its events from the start."""
+        with self.lock:
+            before, self.view = self.view, view
+            if before is None or before.get("id") == view.get("id"):
+                return
+            self.seen = 0
+            self.counts.clear()
+            self.relay.forget()
+            stream = self._stream
+        if stream is not None:
+            stream.close()  # and the reader opens it again from the start
 
     def wait_listening(self, seconds: float = 10.0) -> None:
         """Return when events flow; PlaneUnavailable (or what the plane answered) if they don't in time."""
-        if not self.listening.wait(seconds):
+        if not self.listening.wait(seconds) or self.closed:
             self.close()
             raise self._failed or PlaneUnavailable(
                 f"the control plane did not open the stream of session {self.session} within {seconds:.0f} s; "
@@ -85,8 +112,9 @@ class Line:
         """Deliver the run's events from now on; return the last event seen before."""
         with self.lock:
             self._followers.setdefault(follower.run, []).append(follower)
-            while len(self._followers) > CELLS_KEPT:
-                self._followers.popitem(last=False)
+            over = [run for run, listed in self._followers.items() if all(one.over for one in listed)]
+            for run in over[:-CELLS_KEPT]:
+                del self._followers[run]
             return self.seen
 
     def remove(self, follower: Follower) -> None:
@@ -105,6 +133,7 @@ class Line:
     def close(self) -> None:
         """Stop reading; the runs go on."""
         self.closed = True
+        self.listening.set()
         self._requests.put(None)
         stream = self._stream
         if stream is not None:
@@ -145,9 +174,27 @@ class Line:
                 self._failed = error if isinstance(error, CiuicError) else PlaneUnavailable(str(error))
             self._stream = None
             self.broken_since = self.broken_since or time.monotonic()
-            if not self.closed:
+            if isinstance(self._failed, UsageError):  # no such session: nothing will ever come
+                self.close()
+            elif not self.closed:
                 time.sleep(wait)
                 wait = min(2 * wait, LAST_RETRY)
+                self._find_plane()
+
+    def _find_plane(self) -> None:
+        """A plane that was started again has a new address; a waiting cell starts one that is gone for good."""
+        with contextlib.suppress(CiuicError, OSError):
+            kind = type(self.client)
+            found = kind.find()
+            broken = time.monotonic() - (self.broken_since or 0.0)
+            if found is None and broken > REVIVE_AFTER and self._waited_for():
+                found = kind.ensure()
+            if found is not None and found.url != self.client.url:
+                self.client = found
+
+    def _waited_for(self) -> bool:
+        with self.lock:
+            return any(one.waits for listed in self._followers.values() for one in listed)
 
     def _frame(self, header: Mapping[str, Any], buffers: Sequence[memoryview]) -> None:
         with self.lock:
@@ -157,7 +204,7 @@ class Line:
                 self.seen = header["seq"]
                 self._event(header, buffers)
             elif header.get("type") == "status":
-                self.view = header["session"]
+                self._life_of(header["session"])
                 for listed in list(self._followers.values()):
                     for follower in list(listed):
                         follower.status(header["session"])

@@ -10,7 +10,7 @@ from typing import Any
 
 from ciuic_jupyter.errors import KernelDied, RemoteError
 
-_PROMPT = re.compile(r"(\bIn\[)(\d+)(\])")
+_PROMPT = re.compile(r"((?:\x1b\[[0-9;]*m|\b)In\[)(\d+)(\])")
 
 
 @lru_cache(maxsize=256)

@@ -51,6 +51,16 @@ class Run:
         self.look_up = False  # the plane says that another run is on: has ours ended without an event?
         self._on_status = on_status
 
+    @property
+    def over(self) -> bool:
+        """Whether the run has ended."""
+        return self.ended is not None
+
+    @property
+    def waits(self) -> bool:
+        """Whether a cell is held up by the run."""
+        return self.waker is not None
+
     def event(self, header: Mapping[str, Any], output: Output | None) -> None:
         """Take one event of the run."""
         if self.gathered is not None:
@@ -184,9 +194,7 @@ class Watch:
             self._unask()
             if self.passed_on >= DETACH_AT:
                 session = self.follow.line.session
-                raise Detached(
-                    f"stopped watching; the cell goes on in session {session}: `%ciuic_attach {session}`"
-                )
+                raise Detached(f"stopped watching; the cell goes on in session {session}: `%ciuic_attach {session}`")
             self.follow.line.request("interrupt", run=self.follow.run)
 
     def _ask(self) -> None:
