@@ -47,7 +47,10 @@ def main(config: dict[str, Any]) -> int:
     marker = f"{MARKER}={settings.machine}"
     nursery = Nursery(settings.directory / "nursery.log", kernel, marker, settings.secrets.forget)
     logging.basicConfig(
-        filename=settings.directory / "agent.log", level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+        filename=settings.directory / "agent.log",
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+        force=True,  # a warm parent has set up its own
     )
 
     # the heavy half is loaded while the kernel starts on the other core

@@ -212,7 +212,8 @@ class Agent:
             await asyncio.wait(self._tasks, timeout=_GRACE)
         await self.socket.close()
         self.link.close()
-        self.nursery.close()
         self.log.close()
+        self.nursery.end()
+        await kill_tree(0)
         write_final(self.config.directory, reason=reason, checkpoint=self.checkpoint)
         return 0

@@ -149,7 +149,7 @@ class Plane:
             self.next(timeout)
 
     def ask(self, op: str, /, *, request: str | None = None, buffers: Any = (), **content: Any) -> str:
-        name = request or f"{id(self)}-{next(self._ids)}"
+        name = request or os.urandom(8).hex()
         self.send({"type": "request", "id": name, "op": op, **content}, buffers)
         return name
 
