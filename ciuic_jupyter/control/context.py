@@ -1,0 +1,115 @@
+"""What all sessions of a plane share: clock, ledger, books, provider, places, keys."""
+
+from __future__ import annotations
+
+import hmac
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ciuic_jupyter.control.clock import Clock
+from ciuic_jupyter.control.ledger import Ledger
+from ciuic_jupyter.control.projections import Book, Books
+from ciuic_jupyter.core.money import parse_usd
+from ciuic_jupyter.errors import OutOfCapacity
+from ciuic_jupyter.providers.base import Intent, Offer, Provider
+from ciuic_jupyter.settings import Settings, private_directory
+
+_RECENT = 5  # saves and restores that the estimate of the next one rests on
+
+
+@dataclass
+class Context:
+    """Made once, passed to every runner."""
+
+    settings: Settings
+    clock: Clock
+    ledger: Ledger
+    books: Books
+    providers: Mapping[str, Provider]
+    owner: str  # the tag of our machines
+    key: bytes  # signs checkpoints
+
+    def now_ms(self) -> int:
+        """Return unix milliseconds."""
+        return round(self.clock.wall() * 1000)
+
+    @property
+    def storage_rate(self) -> int:
+        """Nano-units an hour for keeping a session's checkpoints."""
+        return parse_usd(self.settings.storage_price_per_hour)
+
+    def provider(self, book: Book) -> Provider:
+        """Return who rents out the machines of a session."""
+        name = str(book.offer["provider"])
+        if name not in self.providers:
+            raise OutOfCapacity(f"session {book.name} lives on provider {name!r}, which is not set up here")
+        return self.providers[name]
+
+    async def find_offer(self, instance: str) -> Offer:
+        """Return the offer of an instance type; OutOfCapacity names those there are."""
+        known = []
+        for provider in self.providers.values():
+            for offer in await provider.offers():
+                if offer.instance == instance:
+                    return offer
+                known.append(offer.instance)
+        raise OutOfCapacity(f"no machine type {instance!r}; there are: {', '.join(sorted(known)) or 'none'}")
+
+    def session_directory(self, name: str) -> Path:
+        """Return the private folder of a session's events."""
+        private_directory(self.settings.state_dir / "sessions")
+        return private_directory(self.settings.state_dir / "sessions" / name)
+
+    def store_directory(self, book: Book) -> Path:
+        """Return the private folder of a session's checkpoints; each life has its own."""
+        private_directory(self.settings.state_dir / "checkpoints")
+        return private_directory(self.settings.state_dir / "checkpoints" / f"{book.name}-{book.life[:8]}")
+
+    def token(self, intent: str) -> str:
+        """Return the token of an intent's agent: derived, so that it is kept nowhere."""
+        return hmac.new(self.key, f"agent {intent}".encode(), "sha256").hexdigest()
+
+    def timings(self, book: Book) -> tuple[float, float]:
+        """Return seconds that a save and a restore of this session take: upper quartile of the last ones measured."""
+        return (
+            _upper(book.save_seconds, self.settings.checkpoint_seconds),
+            _upper(book.restore_seconds, self.settings.restore_seconds),
+        )
+
+    def intent(self, book: Book, first_seq: int) -> Intent:
+        """Return the provider's order for the machine that the ledger already intends."""
+        assert book.intent is not None  # noqa: S101 - only called in states that have one
+        settings, number = self.settings, str(book.intent["id"])
+        config: dict[str, Any] = {
+            "session": book.name,
+            "token": self.token(number),
+            "first_seq": first_seq,
+            "store": str(self.store_directory(book)),
+            "key_hex": self.key.hex(),
+            "checkpoint": book.intent["checkpoint"],
+            "cwd": book.cwd if book.cwd and os.path.isdir(book.cwd) else None,
+            "env": {},
+            "lease_seconds": settings.lease_seconds,
+            "sample_hz": settings.sample_hz,
+            "deadline": self._deadline(book),
+            "save_failure_seconds": settings.save_failure_limit_seconds,
+            "last_resort": settings.last_resort,
+            "warm": settings.warm_start,
+        }
+        return Intent(number, book.name, Offer(**book.offer), self.owner, config)
+
+    def _deadline(self, book: Book) -> float | None:
+        """Return for how many seconds the budget lets a machine run that nobody hears."""
+        rate = int(book.offer["price_nano_per_hour"])
+        if book.budget_nano is None or rate == 0:
+            return None
+        left = book.budget_nano - book.spent_nano(self.now_ms())
+        return max(1.0, left * 3600 / rate - self.timings(book)[0])
+
+
+def _upper(measured: list[float], otherwise: float) -> float:
+    recent = sorted(measured[-_RECENT:])
+    return recent[(3 * (len(recent) - 1) + 3) // 4] if recent else otherwise

@@ -1,0 +1,222 @@
+"""The hands of one session: start, connect, save, stop its machine; each ends by feeding what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from ciuic_jupyter.checkpoint.store import Store
+from ciuic_jupyter.control.link import AgentLink
+from ciuic_jupyter.core.session import Event, State
+from ciuic_jupyter.errors import AgentUnavailable, CiuicError, ProviderError, UsageError
+from ciuic_jupyter.providers.base import Endpoint, Machine, MachineState
+
+if TYPE_CHECKING:
+    from ciuic_jupyter.control.runner import Runner
+
+_log = logging.getLogger(__name__)
+
+_SILENT_SECONDS = 2.0  # without a line before the provider is asked
+_FIRST_RETRY, _LAST_RETRY = 0.05, 10.0
+_SAVE_AGAIN_SECONDS = 60.0  # before an idle machine whose save failed is tried again
+
+
+class MachineHand:
+    """Acts on the machine that the session's newest intent means."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self.link: AgentLink | None = None
+        self._stop_wait = _FIRST_RETRY
+        self._stopping = False
+        self._started: float | None = None
+        self._gone_seen = 0
+
+    @property
+    def _machine(self) -> str:
+        intent = self._runner.book.intent
+        assert intent is not None  # noqa: S101 - a step that records an intent came before
+        return str(intent["id"])
+
+    async def start(self) -> None:
+        """Have the provider start the machine of the recorded intent; safe to call again after a crash."""
+        runner = self._runner
+        book, machine = runner.book, self._machine
+        provider = runner.context.provider(book)
+        try:
+            found = await provider.start(runner.context.intent(book, runner.mirror.last_seq + 1))
+        except ProviderError as error:
+            looked = await self._look(machine)
+            if looked is None or looked.state is MachineState.STOPPED:
+                event = Event.START_FAILED if book.checkpoint is None else Event.START_FAILED_SAVED
+                await runner.offer(event, message=f"no machine: {error}")
+                return
+            found = looked
+        await runner.offer(Event.MACHINE_STARTED, machine=found.id, created_at=found.created_at)
+
+    def connect(self) -> None:
+        """Open the line to the machine's agent; what comes over it is told to the runner."""
+        runner, machine = self._runner, self._machine
+        provider = runner.context.provider(runner.book)
+        self._started = runner.context.clock.boot()
+        self._gone_seen = 0
+
+        async def where() -> Endpoint:
+            return await provider.connect(machine)
+
+        self.link = AgentLink(where, runner.context.token(machine), runner.mirror, runner)
+        self.link.start()
+
+    async def disconnect(self) -> None:
+        """Close the line."""
+        link, self.link = self.link, None
+        if link is not None:
+            await link.close()
+
+    async def save(self) -> None:
+        """Save through the agent: durable, read back, and loaded by a fresh process when it answers."""
+        runner = self._runner
+        try:
+            reply = await self._ask_save()
+        except AgentUnavailable:
+            return  # the machine went first; that is fed where it is seen
+        except CiuicError as error:
+            now = runner.context.clock.boot()
+            runner.save_failed_since = runner.save_failed_since or now
+            runner.save_error, runner.pause_pending = error, False
+            runner.watch.failed(now + _SAVE_AGAIN_SECONDS)
+            runner.step_text = ""
+            runner.note(f"not paused, the machine stays and is billed: {error}", "error")
+            if await runner.offer(Event.SAVE_FAILED, message=f"not paused: {error}", goal=""):
+                runner.pump()
+            return
+        checkpoint = {"seq": reply["seq"], "report": reply["report"]}
+        await runner.offer(Event.SAVED, checkpoint=checkpoint)
+
+    async def _ask_save(self) -> dict[str, Any]:
+        while True:
+            if self.link is None:
+                raise AgentUnavailable("the machine was let go; nothing to save")
+            try:
+                return await self.link.request("save")
+            except UsageError:  # a save that was asked for before we were restarted is still under way
+                await asyncio.sleep(0.5)
+
+    async def stop(self) -> None:
+        """Ask the provider to stop the machine until it is proven gone; the meter runs on till then."""
+        if self._stopping:
+            return
+        self._stopping = True
+        try:
+            machine = self._machine
+            provider = self._runner.context.provider(self._runner.book)
+            found: Machine | None = None
+            while True:
+                try:
+                    await provider.stop(machine)
+                    found = await provider.look(machine)
+                    if found is None or found.state is MachineState.STOPPED:
+                        break
+                    self._runner.message = f"the machine does not end yet: {found.detail or found.state.value}"
+                except ProviderError as error:
+                    self._runner.message = f"the machine could not be stopped, it is still billed: {error}"
+                self._runner.changed()
+                await asyncio.sleep(self._stop_wait)
+                self._stop_wait = min(2 * self._stop_wait, _LAST_RETRY)
+            self._stop_wait = _FIRST_RETRY
+        finally:
+            self._stopping = False
+        await self._stopped(machine, found)
+
+    async def _stopped(self, machine: str, found: Machine | None) -> None:
+        book = self._runner.book
+        if book.goal == "closed" or (book.goal == "discarded" and book.checkpoint is None):
+            event = Event.STOPPED_CLOSED
+        elif book.checkpoint is not None:
+            event = Event.STOPPED_PAUSED
+        else:
+            event = Event.STOPPED_FAILED
+        await self._runner.offer(event, **self._end(machine, found, book.goal or "stopped"))
+
+    def _end(self, machine: str, found: Machine | None, reason: str) -> dict[str, Any]:
+        """The facts of a machine's end: the provider's time, or now where it has none (then it is estimated)."""
+        known = found is not None and found.stopped_at is not None
+        stopped = found.stopped_at if found is not None and found.stopped_at is not None else None
+        return {
+            "machine": machine,
+            "created_at": found.created_at if found is not None else None,
+            "stopped_ms": round(stopped * 1000) if stopped is not None else self._runner.context.now_ms(),
+            "reason": reason,
+            "estimated": not known,
+        }
+
+    async def tick(self) -> None:
+        """Look after a machine that is silent, or that takes too long to start."""
+        runner = self._runner
+        state = runner.book.state
+        if state is State.STARTING and self._started is not None:
+            limit = runner.context.settings.start_timeout_seconds
+            if runner.context.clock.boot() - self._started > limit:
+                text = f"the machine was not ready within {limit:.0f} s: it is stopped"
+                await runner.offer(Event.RESTORE_FAILED, message=text, goal="restore_failed")
+                return
+        if state not in (State.STARTING, State.RUNNING, State.SAVING) or self.link is None:
+            return
+        down = self.link.down_since
+        if down is None or asyncio.get_running_loop().time() - down < _SILENT_SECONDS:
+            return
+        found = await self._look(self._machine)
+        if found is not None and found.state is not MachineState.STOPPED:
+            self._gone_seen = 0
+            return
+        self._gone_seen += 1
+        if self._gone_seen >= 2:  # once can be a provider's slow list
+            await self._lost(found)
+
+    async def _lost(self, found: Machine | None) -> None:
+        runner = self._runner
+        book = runner.book
+        end = self._end(self._machine, found, found.detail if found is not None else "vanished")
+        newest = await asyncio.to_thread(self._newest)
+        known = book.checkpoint["seq"] if book.checkpoint is not None else 0
+        if newest is not None and newest["seq"] > known:
+            text = "the machine heard nothing from here: it saved and stopped itself"
+            await runner.offer(Event.AGENT_SAVED_AND_LEFT, message=text, checkpoint=newest, **end)
+        elif book.checkpoint is not None:
+            text = f"the machine is gone ({end['reason']}); resume goes back to the last checkpoint"
+            await runner.offer(Event.MACHINE_LOST_SAVED, message=text, **end)
+        else:
+            text = f"the machine is gone ({end['reason']}) and there was no checkpoint: its variables are lost"
+            await runner.offer(Event.MACHINE_LOST, message=text, **end)
+
+    def _newest(self) -> dict[str, Any] | None:
+        """Return the newest checkpoint that is signed by us, as the ledger records one."""
+        context = self._runner.context
+        store = Store(context.store_directory(self._runner.book))
+        with suppress(CiuicError):
+            for seq in sorted(store.manifests(), reverse=True):
+                with suppress(CiuicError):
+                    body = store.read_manifest(seq, context.key).body
+                    report = {
+                        "bytes_total": body.get("bytes_total", 0),
+                        "bytes_written": body.get("bytes_written", 0),
+                        "names": sorted(body.get("names", ())),
+                        "placeholders": body.get("placeholders", []),
+                        "seconds": {},
+                    }
+                    return {"seq": seq, "report": report}
+        return None
+
+    async def _look(self, machine: str) -> Machine | None:
+        """Ask the provider until it answers: an error is no answer, and never means gone."""
+        provider = self._runner.context.provider(self._runner.book)
+        wait = _FIRST_RETRY
+        while True:
+            try:
+                return await provider.look(machine)
+            except ProviderError as error:
+                _log.warning("%s: the provider can't be asked: %s", machine, error)
+                await asyncio.sleep(wait)
+                wait = min(2 * wait, _LAST_RETRY)

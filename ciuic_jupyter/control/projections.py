@@ -1,0 +1,243 @@
+"""The books: a pure fold of ledger entries into sessions, segments, runs and receipts; balances live nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ciuic_jupyter.control.ledger import Entry
+from ciuic_jupyter.core.money import cost
+from ciuic_jupyter.core.session import State, meter_open
+from ciuic_jupyter.errors import LedgerError
+
+
+@dataclass
+class Segment:
+    """A machine's paid time: unix milliseconds, the price frozen at its start."""
+
+    machine: str
+    opened_ms: int
+    rate: int
+    currency: str
+    unit_ms: int
+    minimum_ms: int
+    closed_ms: int | None = None
+    reason: str = ""
+    estimated: bool = False
+
+    def length_ms(self, now_ms: int) -> int:
+        """Return its length so far, never below zero."""
+        return max(0, (self.closed_ms if self.closed_ms is not None else now_ms) - self.opened_ms)
+
+    def cost(self, now_ms: int) -> int:
+        """Return what it costs so far, in nano-units: priced once, from its two ends."""
+        return cost(self.rate, self.length_ms(now_ms), unit_ms=self.unit_ms, minimum_ms=self.minimum_ms)
+
+
+@dataclass
+class Run:
+    """One cell's execution; `status` is queued, running, or how it ended."""
+
+    run: str
+    code: str
+    cell_id: str | None
+    asked_ms: int
+    status: str = "queued"
+    first_seq: int | None = None
+    last_seq: int | None = None
+    started_ms: int | None = None
+    ended_ms: int | None = None
+
+    def view(self) -> dict[str, Any]:
+        """Return it as JSON; times in unix seconds."""
+        return {
+            "run": self.run,
+            "cell_id": self.cell_id,
+            "status": self.status,
+            "first_seq": self.first_seq,
+            "last_seq": self.last_seq,
+            "started": self.started_ms / 1000 if self.started_ms is not None else None,
+            "ended": self.ended_ms / 1000 if self.ended_ms is not None else None,
+        }
+
+
+@dataclass
+class Book:
+    """One life of a session: from its creation to its close."""
+
+    name: str
+    life: str
+    offer: dict[str, Any]
+    created_ms: int
+    budget_nano: int | None = None
+    cwd: str | None = None
+    state: State | None = None
+    goal: str = ""
+    intent: dict[str, Any] | None = None
+    checkpoint: dict[str, Any] | None = None
+    storage_since_ms: int | None = None
+    storage_rate: int = 0
+    closed_ms: int | None = None
+    kept_until: float | None = None
+    segments: list[Segment] = field(default_factory=list)
+    runs: dict[str, Run] = field(default_factory=dict)
+    receipts: list[dict[str, Any]] = field(default_factory=list)
+    save_seconds: list[float] = field(default_factory=list)
+    restore_seconds: list[float] = field(default_factory=list)
+
+    @property
+    def open_segment(self) -> Segment | None:
+        """The segment of the machine there is, if any."""
+        return next((segment for segment in reversed(self.segments) if segment.closed_ms is None), None)
+
+    @property
+    def rate(self) -> int:
+        """Nano-units an hour that flow now: 0 unless a machine may exist."""
+        if self.state is None or not meter_open(self.state):
+            return 0
+        segment = self.open_segment
+        return segment.rate if segment is not None else int(self.offer["price_nano_per_hour"])
+
+    @property
+    def queued(self) -> list[Run]:
+        """Runs that wait for their turn, oldest first."""
+        return [run for run in self.runs.values() if run.status == "queued"]
+
+    def compute_nano(self, now_ms: int) -> int:
+        """Return what its machines cost so far."""
+        return sum(segment.cost(now_ms) for segment in self.segments)
+
+    def storage_nano(self, now_ms: int) -> int:
+        """Return what keeping its checkpoints cost so far."""
+        if self.storage_since_ms is None:
+            return 0
+        return cost(self.storage_rate, max(0, self._end(now_ms) - self.storage_since_ms))
+
+    def spent_nano(self, now_ms: int) -> int:
+        """Return compute and storage together."""
+        return self.compute_nano(now_ms) + self.storage_nano(now_ms)
+
+    def billed_ms(self, now_ms: int) -> int:
+        """Return the time machines were paid for."""
+        return sum(segment.length_ms(now_ms) for segment in self.segments)
+
+    def unbilled_ms(self, now_ms: int) -> int:
+        """Return the time since the first machine in which there was none: what stopping saved."""
+        if not self.segments:
+            return 0
+        return max(0, self._end(now_ms) - self.segments[0].opened_ms - self.billed_ms(now_ms))
+
+    def unspent_nano(self, now_ms: int) -> int:
+        """Return what the unbilled time would have cost at the latest price."""
+        return cost(self.segments[-1].rate, self.unbilled_ms(now_ms)) if self.segments else 0
+
+    def _end(self, now_ms: int) -> int:
+        last = self.segments[-1].closed_ms if self.segments else None
+        return max(self.closed_ms, last or 0) if self.closed_ms is not None else now_ms
+
+
+class Books:
+    """All sessions: the newest life of each by name, and the earlier lives."""
+
+    def __init__(self, entries: Iterable[Entry] = ()) -> None:
+        self.sessions: dict[str, Book] = {}
+        self.past: list[Book] = []
+        self.machines: dict[str, Book] = {}
+        for entry in entries:
+            self.apply(entry)
+
+    @property
+    def lives(self) -> list[Book]:
+        """Every life there was, oldest first."""
+        return [*self.past, *self.sessions.values()]
+
+    def apply(self, entry: Entry) -> None:
+        """Fold one entry in; LedgerError for one that speaks of what the ledger does not know."""
+        if entry.kind == "session":
+            self._born(entry)
+            return
+        book = self.machines.get(entry.machine) if entry.machine else None
+        book = book or self.sessions.get(entry.session)
+        if book is None:
+            raise LedgerError(f"entry {entry.id} ({entry.kind}) is about {entry.session!r}, which no entry created")
+        fold = getattr(self, f"_{entry.kind}", None)
+        if fold is None:
+            raise LedgerError(f"entry {entry.id} is of the unknown kind {entry.kind!r}; a newer version wrote it")
+        fold(book, entry)
+
+    def _born(self, entry: Entry) -> None:
+        body = entry.body
+        if entry.session in self.sessions:
+            self.past.append(self.sessions.pop(entry.session))
+        self.sessions[entry.session] = Book(
+            name=entry.session,
+            life=body["life"],
+            offer=body["offer"],
+            created_ms=body["at_ms"],
+            budget_nano=body["budget_nano"],
+            cwd=body["cwd"],
+        )
+
+    def _state(self, book: Book, entry: Entry) -> None:
+        book.state = State(entry.body["to"])
+        book.goal = entry.body.get("goal", book.goal)
+        if book.state is State.CLOSED:
+            book.closed_ms = entry.body["at_ms"]
+
+    def _intent(self, book: Book, entry: Entry) -> None:
+        book.intent = {**entry.body, "id": entry.machine}
+        self.machines[entry.machine] = book
+
+    def _segment_open(self, book: Book, entry: Entry) -> None:
+        body = entry.body
+        self.machines[entry.machine] = book
+        if any(segment.machine == entry.machine for segment in book.segments):
+            return
+        book.segments.append(
+            Segment(entry.machine, body["at_ms"], body["rate"], body["currency"], body["unit_ms"], body["minimum_ms"])
+        )
+
+    def _segment_close(self, book: Book, entry: Entry) -> None:
+        for segment in book.segments:
+            if segment.machine == entry.machine and segment.closed_ms is None:
+                segment.closed_ms = max(segment.opened_ms, entry.body["at_ms"])
+                segment.reason = entry.body["reason"]
+                segment.estimated = entry.body["estimated"]
+
+    def _checkpoint(self, book: Book, entry: Entry) -> None:
+        book.checkpoint = entry.body
+        if book.storage_since_ms is None:
+            book.storage_since_ms, book.storage_rate = entry.body["at_ms"], entry.body["storage_rate"]
+        seconds = entry.body["report"].get("seconds", {}).get("total")
+        if seconds is not None:
+            book.save_seconds.append(float(seconds))
+
+    def _restored(self, book: Book, entry: Entry) -> None:
+        book.restore_seconds.append(float(entry.body["seconds"]))
+
+    def _run(self, book: Book, entry: Entry) -> None:
+        body = entry.body
+        book.runs.setdefault(body["run"], Run(body["run"], body["code"], body["cell_id"], body["at_ms"]))
+
+    def _run_start(self, book: Book, entry: Entry) -> None:
+        run = book.runs.get(entry.body["run"])
+        if run is not None and run.status == "queued":
+            run.status, run.started_ms, run.first_seq = "running", entry.body["at_ms"], entry.body["first_seq"]
+
+    def _run_end(self, book: Book, entry: Entry) -> None:
+        run = book.runs.get(entry.body["run"])
+        if run is not None:
+            run.status, run.ended_ms, run.last_seq = entry.body["status"], entry.body["at_ms"], entry.body["last_seq"]
+
+    def _receipt(self, book: Book, entry: Entry) -> None:
+        book.receipts.append(entry.body)
+
+    def _keep(self, book: Book, entry: Entry) -> None:
+        book.kept_until = entry.body["until"]
+
+    def _budget(self, book: Book, entry: Entry) -> None:
+        book.budget_nano = entry.body["budget_nano"]
+
+    def _note(self, book: Book, entry: Entry) -> None:
+        """Notes change nothing; they are there to be read."""

@@ -1,0 +1,434 @@
+"""One session under way: feeds events to the table, writes what they mean, then does what it commands."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from typing import Any
+
+from ciuic_jupyter.control import rows
+from ciuic_jupyter.control.context import Context
+from ciuic_jupyter.control.feed import Feed
+from ciuic_jupyter.control.ledger import Row
+from ciuic_jupyter.control.machine import MachineHand
+from ciuic_jupyter.control.projections import Book, Run
+from ciuic_jupyter.control.views import session_view
+from ciuic_jupyter.control.watch import IdleWatch
+from ciuic_jupyter.core.money import format_money
+from ciuic_jupyter.core.session import Command, Event, State, is_live, step
+from ciuic_jupyter.errors import AgentUnavailable, BudgetExceeded, CiuicError, IllegalTransition, SaveFailed, UsageError
+from ciuic_jupyter.kernels.eventlog import EventLog
+
+_log = logging.getLogger(__name__)
+
+Header = dict[str, Any]
+
+
+class Runner:
+    """The only one who changes a session: everything asked of it ends in `feed`, one event at a time."""
+
+    def __init__(self, context: Context, book: Book) -> None:
+        self.context = context
+        self.book = book
+        self.mirror = EventLog(context.session_directory(book.name) / "events")
+        self.feed_viewers = Feed(self.mirror, self.view)
+        self.hand = MachineHand(self)
+        self.watch = IdleWatch(context.settings)
+        self.current: str | None = None  # the run at the agent
+        self.pause_pending = False
+        self.step_text = ""
+        self.message = ""
+        self.usage: Header | None = None
+        self.save_failed_since: float | None = None
+        self.save_error: CiuicError | None = None
+        self.capped = False
+        self._lock = asyncio.Lock()
+        self._changed = asyncio.Condition()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    # -- the table
+
+    async def feed(self, event: Event, *, message: str = "", goal: str | None = None, **facts: Any) -> None:
+        """Take one event: its rows become durable, then its commands are done. IllegalTransition if it does not fit."""
+        async with self._lock:
+            taken = step(self.book.state, event)
+            written = rows.of_step(self, event, taken, goal, facts)
+            if written:
+                for entry in await self.context.ledger.append_all(written):
+                    self.context.books.apply(entry)
+            if message:
+                self.message = message
+            _log.info("%s: %s -> %s %s", self.book.name, event.value, taken.state.value, message)
+            for command in taken.commands:
+                self._do(command)
+        self.changed()
+
+    def _do(self, command: Command) -> None:
+        if command is Command.START_MACHINE:
+            self.step_text = "starting a machine"
+            self.spawn(self.hand.start())
+        elif command is Command.CONNECT:
+            self.step_text = "starting the kernel"
+            self.hand.connect()
+        elif command is Command.WAIT_QUIET:
+            self.pause_pending = True
+        elif command is Command.SAVE:
+            self.step_text = "saving"
+            self.spawn(self.hand.save())
+        elif command is Command.STOP_MACHINE:
+            self.step_text = "releasing"
+            self.spawn(self.hand.stop())
+        elif command is Command.CLOSE_SEGMENT:
+            self._machine_gone()
+
+    def _machine_gone(self) -> None:
+        self.step_text = ""
+        self.pause_pending = self.capped = False
+        self.usage = self.save_failed_since = None
+        self.watch.reset()
+        if self.current is not None:
+            self._run_ended(self.current, "died", None)
+        self.spawn(self.hand.disconnect())
+
+    async def offer(self, event: Event, **facts: Any) -> bool:
+        """Feed an event that may have come too late: False if the session has moved on."""
+        try:
+            await self.feed(event, **facts)
+        except IllegalTransition as error:
+            _log.info("%s: too late: %s", self.book.name, error)
+            return False
+        return True
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Run `work` beside the rest; a failure is told and written to the log."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("%s: a step failed", self.book.name, exc_info=error)
+            self.message = f"{type(error).__name__}: {error}"
+            self.changed()
+
+    def changed(self) -> None:
+        """Tell viewers and waiters that something is different now."""
+        self.feed_viewers.status()
+
+        async def wake() -> None:
+            async with self._changed:
+                self._changed.notify_all()
+
+        task = asyncio.get_running_loop().create_task(wake())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def until(self, reached: Callable[[], bool]) -> None:
+        """Return once `reached()`; it is looked at after each change."""
+        async with self._changed:
+            await self._changed.wait_for(reached)
+
+    async def close(self) -> None:
+        """Let go of everything here; the machine and its runs go on."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.hand.disconnect()
+        self.mirror.close()
+
+    def view(self) -> Header:
+        """Return the session as JSON for people and panels."""
+        return session_view(self)
+
+    @property
+    def live(self) -> bool:
+        """Tell whether a machine may exist."""
+        return self.book.state is not None and is_live(self.book.state)
+
+    # -- what people ask
+
+    async def ensure(self) -> None:
+        """See to it that a machine comes, if there is none and none is under way."""
+        state = self.book.state
+        if state in (None, State.PAUSED, State.FAILED):
+            self._check_budget()
+            event = Event.CREATE if state is None or self.book.checkpoint is None else Event.RESUME
+            if state is State.PAUSED:
+                event = Event.RESUME
+            self.message = ""
+            await self.feed(event, goal="")
+
+    async def submit(self, run: str, code: str, cell_id: str | None) -> None:
+        """Queue a cell, once; return when the ledger has it. It may have begun by then."""
+        if run in self.book.runs:
+            return
+        self._check_budget()
+        at_ms = self.context.now_ms()
+        self.book.runs[run] = Run(run, code, cell_id, at_ms)
+        body = {"run": run, "code": code, "cell_id": cell_id, "at_ms": at_ms}
+        self.pump()
+        await self.write(Row("run", body, session=self.book.name, idem=f"run:{self.book.life}:{run}"))
+        await self.ensure()
+
+    async def write(self, *written: Row) -> None:
+        """Write rows that no state hangs on, and fold them in."""
+        for entry in await self.context.ledger.append_all(written):
+            self.context.books.apply(entry)
+        self.changed()
+
+    def _check_budget(self) -> None:
+        budget = self.book.budget_nano
+        if budget is None:
+            return
+        spent = self.book.spent_nano(self.context.now_ms())
+        if spent + self._cost_of_stopping() >= budget:
+            currency = str(self.book.offer["currency"])
+            raise BudgetExceeded(
+                f"session {self.book.name} has spent {format_money(spent, currency)} of its budget of "
+                f"{format_money(budget, currency)}; nothing was started. Give it more with --budget"
+            )
+
+    def _cost_of_stopping(self) -> int:
+        """Nano-units that a save and a stop will still cost, a second for noticing included."""
+        save, _ = self.context.timings(self.book)
+        rate = self.book.rate or int(self.book.offer["price_nano_per_hour"])
+        return int(rate * (save + 3.0) / 3600)
+
+    async def pause(self, goal: str = "paused", message: str = "") -> None:
+        """Have the session saved and released at the next quiet moment; nothing to do if that is under way or done."""
+        state = self.book.state
+        if state in (None, State.FAILED, State.CLOSED):
+            raise UsageError(f"session {self.book.name} is {state or 'not started'}: there is nothing to pause")
+        self.save_error = None
+        if state is State.RUNNING:
+            if self.current is not None and not self.pause_pending:
+                message = message or "pausing when the cell that runs has ended"
+                self.note(message)
+            if not self.pause_pending or goal != self.book.goal:
+                await self.feed(Event.PAUSE, goal=goal, message=message)
+        elif state in (State.REQUESTED, State.STARTING):
+            self.pause_pending = True
+            self.changed()
+        await self.settle()
+
+    async def let_go(self) -> None:
+        """Wait until the machine is gone; SaveFailed with the reason if it has to stay."""
+        await self.until(lambda: not self.live or (self.book.state is State.RUNNING and not self.pause_pending))
+        if self.live and self.save_error is not None:
+            raise SaveFailed(str(self.save_error))
+
+    async def release(self, *, discard: bool) -> None:
+        """Stop what runs now and give the machine back; saved first, unless `discard`."""
+        if not self.live:
+            return
+        if discard:
+            if self.book.state is not State.STOPPING:
+                await self.offer(Event.DISCARD, goal="discarded", message="released without saving")
+            return
+        if self.current is not None:
+            await self.interrupt(self.current)
+        await self.pause()
+
+    async def end(self) -> None:
+        """Save, release, and close the session for good; its checkpoint is kept."""
+        if self.book.state in (State.PAUSED, State.FAILED):
+            await self.feed(Event.CLOSE, message="closed; its checkpoint is kept")
+        elif self.live:
+            await self.pause(goal="closed")
+
+    async def keep(self, seconds: float) -> None:
+        """Let no idle rule release the machine for so long."""
+        limit = self.context.settings.keep_limit_seconds
+        if not 0 <= seconds <= limit:
+            raise UsageError(f"a machine can be kept for up to {limit:.0f} s, not {seconds:.0f}; nothing was changed")
+        until = self.context.clock.wall() + seconds
+        await self.write(Row("keep", {"until": until}, session=self.book.name))
+
+    async def interrupt(self, run: str | None) -> bool:
+        """Send the kernel what Ctrl-C sends; a run that still waits leaves the queue."""
+        waiting = self.book.runs.get(run) if run is not None else None
+        if waiting is not None and waiting.status == "queued":
+            self._abort([waiting])
+            return True
+        if self.hand.link is None or self.current is None:
+            return False
+        return bool((await self.hand.link.request("interrupt", run=run)).get("interrupted"))
+
+    async def set_budget(self, budget_nano: int) -> None:
+        """Replace the session's budget."""
+        await self.write(Row("budget", {"budget_nano": budget_nano}, session=self.book.name))
+
+    # -- runs
+
+    def pump(self) -> None:
+        """Send the next cell if the kernel can take one."""
+        if self.book.state is not State.RUNNING or self.current is not None or self.pause_pending or self.capped:
+            return
+        queue = self.book.queued
+        if queue and self.hand.link is not None:
+            queue[0].status = "running"
+            self.current = queue[0].run
+            self.spawn(self._send(queue[0]))
+
+    async def _send(self, run: Run) -> None:
+        assert self.hand.link is not None  # noqa: S101 - pump looked
+        try:
+            await self.hand.link.request("run", run=run.run, code=run.code, cell_id=run.cell_id, allow_stdin=True)
+        except CiuicError as error:
+            if self.current == run.run and run.status == "running" and self.live:
+                run.status, self.current = "queued", None
+                self.message = f"the cell waits: {error}"
+                self.changed()
+
+    async def settle(self) -> None:
+        """Save now if a pause waits and nothing runs; else send the next cell."""
+        if self.pause_pending and self.book.state is State.RUNNING and self.current is None:
+            await self.offer(Event.QUIET)
+        self.pump()
+
+    def _run_ended(self, run: str, status: str, seq: int | None) -> None:
+        if self.current == run:
+            self.current = None
+        known = self.book.runs.get(run)
+        if known is None or known.status not in ("running", "queued"):
+            return
+        known.status = status
+        body = {"run": run, "status": status, "last_seq": seq, "at_ms": self.context.now_ms()}
+        self.spawn(self.write(Row("run_end", body, session=self.book.name, idem=f"run_end:{self.book.life}:{run}")))
+        if status != "ok":
+            self._abort(self.book.queued)
+
+    def _abort(self, runs: Sequence[Run]) -> None:
+        for run in runs:
+            run.status = "aborted"
+            body = {"run": run.run, "status": "aborted", "last_seq": None, "at_ms": self.context.now_ms()}
+            self.spawn(self.write(Row("run_end", body, session=self.book.name)))
+            self.tell({"kind": "run_ended", "run": run.run, "status": "aborted", "count": None, "seconds": 0.0})
+
+    def note(self, text: str, level: str = "info") -> None:
+        """Tell everyone who reads the session's events."""
+        self.tell({"kind": "note", "run": self.current, "text": text, "level": level})
+
+    def tell(self, header: Header) -> None:
+        """Put an event of ours among the session's: through the agent, who numbers them, or here if there is none."""
+        if self.hand.link is not None:
+            self.spawn(self._tell_agent(header))
+            return
+        seq = self.mirror.append(header)
+        for number, frame in self.mirror.read(seq - 1):
+            self.feed_viewers.event(number, frame)
+
+    async def _tell_agent(self, header: Header) -> None:
+        if self.hand.link is not None:
+            with suppress(AgentUnavailable):  # the machine went meanwhile, and with it who would read this
+                await self.hand.link.request("emit", event=header)
+
+    # -- what the line brings
+
+    def line_changed(self, up: bool) -> None:
+        """The line to the agent is up or down."""
+        self.changed()
+
+    def hello(self, header: Header) -> None:
+        """The agent is there: it may be ready, failed, dead, or in the middle of a run."""
+        run = header.get("run")
+        if run is not None and run in self.book.runs:
+            self.current, self.book.runs[run].status = run, "running"
+        self._kernel(str(header.get("kernel")), header.get("restored"), str(header.get("error") or ""))
+
+    def _kernel(self, kernel: str, restored: Header | None, error: str) -> None:
+        state = self.book.state
+        if kernel in ("ready", "restored") and state is State.STARTING:
+            self.spawn(self._ready(restored))
+        elif kernel == "failed" and state is State.STARTING:
+            text = f"the checkpoint could not be restored: {error}; it is kept"
+            self.spawn(self.offer(Event.RESTORE_FAILED, message=text, goal="restore_failed"))
+        elif kernel == "dead" and state in (State.STARTING, State.RUNNING, State.SAVING):
+            text = f"{error or 'the kernel died'}; resume goes back to the last checkpoint"
+            self.spawn(self.offer(Event.KERNEL_DIED, message=text, goal="died"))
+
+    async def _ready(self, restored: Header | None) -> None:
+        words = "ready"
+        if restored is not None:
+            seconds = float(restored.get("seconds", {}).get("total", 0.0))
+            words = f"restored in {seconds:.1f} s"
+            await self.write(Row("restored", {"seconds": seconds}, session=self.book.name))
+        self.step_text = ""
+        if await self.offer(Event.KERNEL_READY, message=words):
+            await self.settle()
+
+    def event(self, header: Header, seq: int, frame: bytes) -> None:
+        """A numbered event of the agent's; it stands in the mirror already."""
+        self.feed_viewers.event(seq, frame)
+        kind, run = header.get("kind"), str(header.get("run"))
+        if kind == "run_started":
+            at_ms = self.context.now_ms()
+            if run in self.book.runs:
+                known = self.book.runs[run]
+                known.first_seq, known.started_ms = seq, at_ms
+                body = {"run": run, "first_seq": seq, "at_ms": at_ms}
+                self.spawn(self.write(Row("run_start", body, session=self.book.name, idem=f"run_start:{seq}:{run}")))
+            self.changed()
+        elif kind == "run_ended":
+            self._run_ended(run, str(header.get("status")), seq)
+            self.spawn(self.settle())
+            self.changed()
+        elif kind == "kernel":
+            how = header.get("signal") or header.get("exit_code")
+            error = str(header.get("error") or f"the kernel's process ended ({how})")
+            self._kernel(str(header.get("state")), header.get("report"), error)
+
+    def sample(self, header: Header) -> None:
+        """Usage of the machine and the witnesses of idleness."""
+        self.usage = {key: value for key, value in header.items() if key not in ("type", "buffers")}
+        self.watch.take(header, self.context.clock.boot())
+
+    def progress(self, header: Header) -> None:
+        """A step of a save."""
+        if self.book.state is State.SAVING:
+            self.step_text = str(header.get("step"))
+            self.changed()
+
+    # -- what time brings
+
+    async def tick(self) -> None:
+        """Look once a second: the cap, the idle rule, a machine that went silent, a save that keeps failing."""
+        if self.book.state is State.RUNNING:
+            await self._cap()
+            await self._idle()
+            self._last_resort()
+        await self.hand.tick()
+
+    async def _cap(self) -> None:
+        budget = self.book.budget_nano
+        if budget is None or self.capped or self.pause_pending:
+            return
+        if self.book.spent_nano(self.context.now_ms()) + self._cost_of_stopping() < budget:
+            return
+        text = (
+            f"the budget of {format_money(budget, str(self.book.offer['currency']))} is reached: saving and releasing"
+        )
+        self.capped = True
+        self.note(text, "warning")
+        if self.current is not None:
+            await self.interrupt(self.current)
+        await self.pause(message=text)
+
+    async def _idle(self) -> None:
+        if self.pause_pending or not self.watch.due(self, self.context.clock.boot()):
+            return
+        await self.pause(message="idle: saved and released by the break-even rule")
+
+    def _last_resort(self) -> None:
+        settings = self.context.settings
+        if self.save_failed_since is None or settings.last_resort != "discard":
+            return
+        if self.context.clock.boot() - self.save_failed_since > settings.save_failure_limit_seconds:
+            text = (
+                f"no save succeeded for {settings.save_failure_limit_seconds:.0f} s: released without one, as you chose"
+            )
+            self.save_failed_since = None
+            self.spawn(self.offer(Event.DISCARD, message=text, goal="discarded"))
