@@ -11,6 +11,7 @@ from ciuic_jupyter.core.money import format_money
 from ciuic_jupyter.notebook import tick
 
 View = Mapping[str, Any]
+_NO_SPARK = '<div class="ciuic-spark"></div>'  # keeps its place, so that the amounts don't jump
 
 NAMES = {
     "requested": "Requesting a machine",
@@ -53,9 +54,7 @@ def unspent_rate(view: View) -> int:
     return int(int(view.get("unspent_nano") or 0) * 3600 / seconds)
 
 
-def card(
-    view: View, history: Sequence[float] = (), *, live: bool = True, now: float | None = None, notice: str = ""
-) -> str:
+def card(view: View, spark: str = "", *, live: bool = True, now: float | None = None, notice: str = "") -> str:
     """Draw a session's view; `live`: amounts and times count by themselves, else they stand as of `now`."""
     now = time.time() if now is None else now
     state = str(view.get("state", "")).lower()
@@ -68,7 +67,7 @@ def card(
         f'<span class="ciuic-dot" aria-hidden="true"></span>{escape(shown_state(view))}'
         f'<span class="ciuic-name">{escape(str(view.get("name") or ""))}</span></div>'
         f'<div class="ciuic-sub">{_machine(view)}</div></div>',
-        sparkline(history if live and busy else ()),
+        spark if busy and spark else _NO_SPARK,
         _figures(view, live, now),
         _line(view, live, now, notice),
         _budget(view, now),
@@ -121,15 +120,14 @@ def _figures(view: View, live: bool, now: float) -> str:
 
 def _line(view: View, live: bool, now: float, notice: str) -> str:
     state = str(view.get("state", "")).lower()
-    message = view.get("message")
+    message = str(view.get("message") or "")
     text, clock = describe(view, now)
     if notice:
         text, clock = escape(notice), ""
-    out = f'<div class="ciuic-line"><span>{text}</span>{clock if live else ""}</div>' if text or not message else ""
-    if message:
-        role = ' role="alert"' if state == "failed" else ""
-        out += f'<div class="ciuic-alert"{role}>{escape(str(message))}</div>'
-    return out
+    failed = state == "failed" and message
+    said = "" if failed or not message else f'<span class="ciuic-sub">{escape(message)}</span>'
+    out = f'<div class="ciuic-line"><span>{text}</span>{clock if live else ""}{said}</div>' if text or said else ""
+    return out + (f'<div class="ciuic-alert" role="alert">{escape(message)}</div>' if failed else "")
 
 
 def describe(view: View, now: float) -> tuple[str, str]:
@@ -182,24 +180,24 @@ def _budget(view: View, now: float) -> str:
     )
 
 
-def sparkline(history: Sequence[float], *, width: int = 84, height: int = 28) -> str:
-    """Draw use in percent (0..100, oldest first) as one line with the last value beside it."""
+def sparkline(what: str, history: Sequence[float], *, width: int = 84, height: int = 28) -> str:
+    """Draw the use of `what` in percent (oldest first) as a line, with the last value below it."""
     if len(history) < 2:
-        return '<div class="ciuic-spark"></div>'
+        return ""
     top = max(100.0, *history)
     step = width / (len(history) - 1)
     points = " ".join(
         f"{at * step:.1f},{height - 2 - (height - 4) * value / top:.1f}" for at, value in enumerate(history)
     )
-    text = f"{history[-1]:.0f}%"
+    text = f"{escape(what, quote=True)} {history[-1]:.0f}%"
     return (
-        f'<div class="ciuic-spark" role="img" aria-label="use now {text}" '
-        'title="Use of the machine (CPU or GPU), last samples">'
+        f'<div class="ciuic-spark" role="img" aria-label="{text}"  '
+        'title="Use of the machine, last samples; CPU in percent of one core">'
         f'<svg width="{width}" height="{height}" viewBox="0 0 {width} {height}" aria-hidden="true">'
         f'<polygon points="0,{height - 1} {points} {width},{height - 1}" fill="currentColor" opacity=".14"/>'
         f'<polyline points="{points}" fill="none" stroke="currentColor" stroke-width="1.5" '
         'stroke-linejoin="round"/></svg>'
-        f'<span class="ciuic-sub">use {text}</span></div>'
+        f'<span class="ciuic-sub">{text}</span></div>'
     )
 
 

@@ -66,13 +66,14 @@ class Desk:
     # -- the meter
 
     @contextlib.contextmanager
-    def meter(self, name: str, *, show: bool) -> Iterator[Meter | None]:
-        """Show the session's meter above what the cell shows; its last numbers stay, however the cell ends."""
+    def meter(self, view: View, *, show: bool) -> Iterator[Meter | None]:
+        """Show a session's meter above what the cell shows; its last numbers stay, however the cell ends."""
         if not show:
             yield None
             return
+        name = str(view["name"])
         meter = make_meter(name, lambda action: self._press(name, action))
-        meter.update(self.client.session(name))
+        meter.update(view)
         self._show(name, meter)
         self._watch(name, meter)
         try:

@@ -39,7 +39,7 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
 
     def _read(self, magic: Any, line: str) -> Any:
         try:
-            return magic.parser.parse_argstring(line.split("#", 1)[0] if line.lstrip().startswith("#") else line)
+            return magic.parser.parse_argstring(line)
         except ValueError as error:  # an unbalanced quote
             raise UsageError(f"the line can't be read: {error}") from None
 
@@ -81,16 +81,15 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
             plan = training.plan(options, cell, session=name, shell=self.shell)
             self.desk.use(name)
             client = self.desk.open()
-            training.ensure(client, plan, say)
-            with self.desk.meter(name, show=plan.meter and not plan.detach):
+            view = training.ensure(client, plan, say)
+            with self.desk.meter(view, show=plan.meter and not plan.detach):
                 if plan.payload:
                     client.push(name, plan.payload)
-                self._follow(plan)
+                self._follow(plan, after=int(view.get("last_seq") or 0))
                 training.fetch_or_say(client, plan, self.shell.user_ns, say)
 
-    def _follow(self, plan: training.Plan) -> None:
+    def _follow(self, plan: training.Plan, after: int) -> None:
         client = self.desk.client
-        after = int(client.session(plan.session).get("last_seq") or 0)
 
         def submit() -> None:
             client.run(plan.session, plan.run, plan.code, cell_id=self.desk.cell_id(), detach=plan.detach)
@@ -186,7 +185,7 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
             self.desk.open()
             name, run = self.desk.session_or_run(given)
             self.desk.use(name)
-            with self.desk.meter(name, show=True):
+            with self.desk.meter(self.desk.client.session(name), show=True):
                 attach(self.desk.client, name, run, shell=self.shell)
 
     @magic_arguments()

@@ -41,18 +41,16 @@ class Panel(Protocol):
         """Take the widgets away."""
 
 
-def usage_percent(usage: Any) -> float | None:
-    """Return the use to draw: the busiest visible GPU where there is one, else CPU (capped at 100); None if unknown."""
+def usage_percent(usage: Any) -> tuple[str, float] | None:
+    """Return what to draw: the busiest GPU where there is one, else CPU in percent of one core; None if unknown."""
     if not isinstance(usage, Mapping):
         return None
-    gpus = usage.get("gpu") or usage.get("gpus")
-    if isinstance(gpus, (list, tuple)):
-        found = [_number(gpu.get("utilization", gpu.get("percent"))) for gpu in gpus if isinstance(gpu, Mapping)]
-        known = [value for value in found if value is not None]
-        if known:
-            return max(known)
+    found = [_number(gpu.get("utilization_percent")) for gpu in usage.get("gpus") or () if isinstance(gpu, Mapping)]
+    known = [value for value in found if value is not None]
+    if known:
+        return "GPU", max(known)
     value = _number(usage.get("cpu_percent"))
-    return None if value is None else min(100.0, value)
+    return None if value is None else ("CPU", value)
 
 
 def _number(value: Any) -> float | None:
@@ -87,7 +85,7 @@ def fact(view: View) -> tuple[Any, ...]:
         idle.get("verdict") if not busy else None,
         None if release is None or busy else round(float(release) / 5),
         str(view.get("checkpoint") or ""),
-        None if usage is None else round(usage),
+        None if usage is None else round(usage[1]),
     )
 
 
@@ -109,6 +107,7 @@ class Meter:
         self._act = act
         self._view: View = {"name": name}
         self._history: deque[float] = deque(maxlen=HISTORY)
+        self._used = "CPU"
         self._notice = ""
         self._shown: View | None = None
         self._changed = threading.Condition()
@@ -137,7 +136,8 @@ class Meter:
         with self._changed:
             usage = usage_percent(view.get("usage"))
             if usage is not None and (view.get("run") or view.get("busy")):
-                self._history.append(usage)
+                self._used, percent = usage
+                self._history.append(percent)
             self._view = view
             if self._notice and self._shown is not None and fact(view)[:9] != fact(self._shown)[:9]:
                 self._notice = ""
@@ -173,7 +173,8 @@ class Meter:
     def html(self, *, live: bool = True) -> str:
         """Return the card as of now; not `live` = standing still, for saved notebooks."""
         view = self._view
-        return card.card(view, list(self._history), live=live, notice=self._notice if live else "")
+        spark = card.sparkline(self._used, list(self._history)) if live else ""
+        return card.card(view, spark, live=live, notice=self._notice if live else "")
 
     def text(self) -> str:
         """Return the meter as one line."""

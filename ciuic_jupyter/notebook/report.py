@@ -103,16 +103,23 @@ def _seconds(view: Mapping[str, Any], key: str) -> str:
 def receipt(session: str, body: Mapping[str, Any]) -> Report:
     """Return a receipt: seconds and money billed and not, what was saved, and what could not be."""
     currency = str(body.get("currency") or "USD")
-    money = [
-        ("billed", spoken(float(body.get("billed_seconds") or 0)), f"compute {_money(body, 'spent_nano')}"),
-        ("not billed", spoken(float(body.get("unbilled_seconds") or 0)), f"not spent {_money(body, 'unspent_nano')}"),
-    ]
     storage = card.rate_text(int(body.get("storage_nano_per_hour") or 0), currency)
+    money = [
+        ("this machine", _seconds(body, "segment_seconds"), f"compute {_money(body, 'segment_nano')}"),
+        ("session: billed", _seconds(body, "billed_seconds"), f"compute {_money(body, 'spent_nano')}"),
+        ("session: not billed", _seconds(body, "unbilled_seconds"), f"not spent {_money(body, 'unspent_nano')}"),
+    ]
+    if body.get("storage_nano"):
+        money.append(("checkpoints", "", f"storage {_money(body, 'storage_nano')}"))
+    if "segment_seconds" not in body:
+        del money[0]
     now = f"compute {card.rate_text(0, currency)}/h; storage {storage}/h"
     tables = [Table("", [*money, ("from now on", "", now)], right=1), *_saved(body)]
     notes = []
     if body.get("at"):
         notes.append(time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(body["at"]))) + _because(body))
+    if body.get("estimated"):
+        notes.append("The machine's end was not confirmed: it is billed until its last sign of life.")
     return Report(f"Receipt · {session}", tables, notes, data=dict(body))
 
 

@@ -38,7 +38,7 @@ METER = """<style>
 .ciuic-card .ciuic-spark { color: var(--jp-brand-color1, #1976d2); width: 84px; flex: none; }
 .ciuic-card .ciuic-spark svg { display: block; }
 .ciuic-card .ciuic-line {
-  flex: 1 0 100%; font-size: 12px; display: flex; align-items: center; gap: 5px; min-height: 17px;
+  flex: 1 0 100%; font-size: 12px; display: flex; align-items: center; gap: 0 6px; min-height: 17px; flex-wrap: wrap;
 }
 .ciuic-card .ciuic-line > span:first-child { min-width: 0; overflow-wrap: anywhere; }
 .ciuic-card .ciuic-line .ciuic-number { font-size: 13px; }
@@ -87,7 +87,7 @@ REPORT = """<style>
   color: inherit; overflow-wrap: anywhere; max-width: 460px; white-space: normal;
 }
 .ciuic-report table.ciuic-t th {
-  font-weight: 400; color: var(--jp-ui-font-color2, inherit); white-space: nowrap; width: 110px;
+  font-weight: 400; color: var(--jp-ui-font-color2, inherit); white-space: nowrap; width: 130px;
 }
 .ciuic-report table.ciuic-t tr {
   background: transparent !important; border-top: 1px solid var(--jp-border-color3, #8882);

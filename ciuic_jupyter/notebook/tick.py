@@ -15,6 +15,7 @@ _LINE = 24.0  # height of one glyph's line in the drawing's units, at font size 
 _WIDE = 12.4
 _NARROW = 6.0
 _EARLY = 0.02  # seconds
+_DAY = 86400.0
 # Chromium samples an animation that was just inserted only when some interval ends; this one ends 5 times a second.
 _PULSE = (
     '<rect width="0" height="0"><animate attributeName="x" values="0;0" dur="0.2s" repeatCount="indefinite"/></rect>'
@@ -34,7 +35,8 @@ def _strip(wheel: Wheel, left: float, value: float, speed: float, stop: float | 
     """Draw one column; `speed` is units a second, negative counts down, 0 stands still."""
     count = len(wheel.glyphs)
     middle = left + wheel.width / 2
-    if speed == 0:
+    rest = wheel.weight - value % wheel.weight if speed > 0 else value % wheel.weight
+    if speed == 0 or rest / abs(speed) > _DAY:  # what moves tomorrow need not be animated today
         glyph = wheel.glyphs[int(value // wheel.weight) % count]
         return f'<text x="{middle:.1f}" y="19">{escape(glyph)}</text>'
     glyphs = wheel.glyphs if speed > 0 else tuple(reversed(wheel.glyphs))
