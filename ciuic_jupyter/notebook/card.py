@@ -58,7 +58,7 @@ def card(view: View, spark: str = "", *, live: bool = True, now: float | None = 
     """Draw a session's view; `live`: amounts and times count by themselves, else they stand as of `now`."""
     now = time.time() if now is None else now
     state = str(view.get("state", "")).lower()
-    busy = bool(view.get("run") or view.get("busy")) and state == "running"
+    busy = _busy(view)
     tone = _TONES.get(state, "mid")
     label = f"ciuic session {view.get('name', '')}"
     parts = [
@@ -98,6 +98,10 @@ def describe_kept(view: View) -> str:
     return f"kept until {time.strftime('%H:%M', time.localtime(float(until)))}" if until else "not kept"
 
 
+def _busy(view: View) -> bool:
+    return str(view.get("state", "")).lower() == "running" and bool(view.get("run") or view.get("busy"))
+
+
 def _machine(view: View) -> str:
     return " · ".join(plain(word) for word in (str(view.get("instance") or ""), price(view)) if word)
 
@@ -124,6 +128,8 @@ def _line(view: View, live: bool, now: float, notice: str) -> str:
     text, clock = describe(view, now)
     if notice:
         text, clock = escape(notice), ""
+    elif clock and not _busy(view):
+        message = str((view.get("idle") or {}).get("reason") or message)
     failed = state == "failed" and message
     said = "" if failed or not message else f'<span class="ciuic-sub">{escape(message)}</span>'
     out = f'<div class="ciuic-line"><span>{text}</span>{clock if live else ""}{said}</div>' if text or said else ""
@@ -133,7 +139,7 @@ def _line(view: View, live: bool, now: float, notice: str) -> str:
 def describe(view: View, now: float) -> tuple[str, str]:
     """Return what goes on as escaped text, and the drawn clock that follows it (or nothing)."""
     state = str(view.get("state", "")).lower()
-    if state == "running" and (view.get("run") or view.get("busy")):
+    if _busy(view):
         queued = int(view.get("queued") or 0)
         text = "Cell running" + (f", {queued} more waiting" if queued else "")
         if view.get("pause_pending"):
@@ -160,8 +166,7 @@ def _idle(view: View, now: float) -> tuple[str, str]:
     reason = str(idle.get("reason") or "")
     release = idle.get("release_at")
     if release:
-        why = f" ({reason})" if reason else ""
-        return escape(f"Idle{why}. Saved and let go in"), tick.clock(float(release) - now, down=True)
+        return "Idle; saved and let go in", tick.clock(float(release) - now, down=True)
     return escape(reason or "Ready"), ""
 
 
