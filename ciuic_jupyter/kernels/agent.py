@@ -52,6 +52,7 @@ def main(config: dict[str, Any]) -> int:
         format="%(asctime)s %(levelname)s %(message)s",
         force=True,  # a warm parent has set up its own
     )
+    logging.getLogger("websockets").setLevel(logging.WARNING)
 
     # the heavy half is loaded while the kernel starts on the other core
     from ciuic_jupyter.kernels.agent_core import serve  # noqa: PLC0415

@@ -126,6 +126,8 @@ class PlaneSocket:
         given = request.headers.get_all("Authorization")
         if len(given) != 1 or not hmac.compare_digest(given[0].encode(errors="replace"), self._token):
             return connection.respond(HTTPStatus.UNAUTHORIZED, "not this machine's token\n")
+        if request.path != "/" and not request.path.startswith("/blob/"):
+            return connection.respond(HTTPStatus.NOT_FOUND, "an agent serves / and /blob/<id>\n")
         return None
 
     async def _connection(self, socket: ServerConnection) -> None:

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ciuic_jupyter.errors import KernelDied, ProtocolError, UsageError
@@ -17,7 +18,8 @@ from ciuic_jupyter.kernels.kernel_link import KernelLink, Message
 
 MERGE_SECONDS = 0.05
 MERGE_CHARACTERS = 1 << 20
-REPLY_GRACE = 2.0  # seconds to wait for `idle` behind the reply
+REPLY_GRACE = 2.0  # seconds to wait for `idle` behind the reply, or the other way round
+INTERRUPT_GRACE = 0.5  # seconds to wait for the reply behind the `idle` of a run that was interrupted
 _REMEMBERED = 10000
 
 _OUTPUTS = frozenset(
@@ -44,6 +46,7 @@ class Run:
     count: int | None = None
     reply: dict[str, Any] | None = None
     timer: asyncio.TimerHandle | None = None
+    interrupted: bool = False
 
 
 class StreamMerger:
@@ -128,7 +131,8 @@ class Runs:
             "stop_on_error": False,  # nothing is queued behind it, and an abort would answer a save
         }
         metadata = {"cellId": starting.cell_id} if starting.cell_id else {}
-        starting.message = self._link.send("execute_request", content, metadata=metadata, on_reply=self._replied)
+        replied = partial(self._replied, starting)
+        starting.message = self._link.send("execute_request", content, metadata=metadata, on_reply=replied)
         _remember(self._runs_of_messages, starting.message, run)
         _remember(self._known, run, None)
         self.current = starting
@@ -138,9 +142,14 @@ class Runs:
         """Send SIGINT to the kernel if `run` (or any, for None) is under way; return whether it was."""
         if self.current is None or (run is not None and run != self.current.run):
             return False
+        self.current.interrupted = True
+        if self.current.started:  # a kernel that has not begun ignores the signal: it is sent when it begins
+            self._send_interrupt()
+        return True
+
+    def _send_interrupt(self) -> None:
         with suppress(ProcessLookupError):
             os.kill(self._kernel_pid, signal.SIGINT)
-        return True
 
     def answer(self, run: str | None, value: str) -> None:
         """Answer the input() that waits; UsageError if none does."""
@@ -189,6 +198,8 @@ class Runs:
         if now is not None and run == now.run and not now.started:
             now.started, now.count, self.last_run = True, count, run
             self._emit({"kind": "run_started", "run": run, "code": now.code, "cell_id": now.cell_id, "count": count})
+            if now.interrupted:
+                self._send_interrupt()
 
     def _status(self, message: str, kind: str, state: str) -> None:
         if kind in _USER_WORK and state in ("busy", "idle"):
@@ -199,11 +210,15 @@ class Runs:
             now.message = ""
             if now.reply is not None:
                 self._end(now.reply)
+            else:
+                grace = INTERRUPT_GRACE if now.interrupted else REPLY_GRACE
+                now.timer = asyncio.get_running_loop().call_later(grace, self._end_without_reply, now)
 
-    def _replied(self, message: Message) -> None:
-        now = self.current
-        if now is None:
+    def _replied(self, now: Run, message: Message) -> None:
+        if self.current is not now:
             return
+        if now.timer is not None:
+            now.timer.cancel()
         now.reply = dict(message["content"])
         if not now.message:  # idle was seen before
             self._end(now.reply)
@@ -213,6 +228,12 @@ class Runs:
     def _end_incomplete(self, run: Run) -> None:
         if self.current is run and run.reply is not None:
             self._end({**run.reply, "incomplete": True})
+
+    def _end_without_reply(self, run: Run) -> None:
+        """An interrupt that hits ipykernel outside the cell's own code costs the reply."""
+        if self.current is run:
+            how = {"ename": "KeyboardInterrupt", "evalue": ""} if run.interrupted else {}
+            self._end({"status": "error" if run.interrupted else "aborted", **how})
 
     def _end(self, reply: Mapping[str, Any]) -> None:
         now = self.current

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 import signal
 import threading
 from collections.abc import Iterator
@@ -142,6 +143,22 @@ def test_interrupt_ends_a_loop_and_an_input(plane: Plane) -> None:
         assert (ended["status"], ended["ename"]) == ("error", "KeyboardInterrupt")
     assert not plane.call("interrupt", run=run)["interrupted"]
     assert plane.run("print('lives')")["status"] == "ok"
+
+
+def test_forty_interrupts_at_any_moment_leave_a_healthy_kernel(plane: Plane) -> None:
+    chance = random.Random(4)
+    for number in range(40):
+        run = f"loop-{number}-{os.urandom(4).hex()}"
+        started = plane.ask("run", run=run, code="s = 0\nfor i in range(10**9): s += i")
+        wait = chance.choice([0, 0, 0.001, 0.003, 0.01, 0.05])
+        if wait:
+            threading.Event().wait(wait)
+        assert plane.reply(plane.ask("interrupt", run=run))["interrupted"]
+        ended = plane.until(lambda e, run=run: e["kind"] == "run_ended" and e["run"] == run)
+        assert (ended["status"], ended["ename"]) == ("error", "KeyboardInterrupt")
+        assert plane.reply(started)["ok"]
+    plane.run("print('healthy')")
+    assert plane.text() == "healthy\n"
 
 
 def test_a_widgets_message_reaches_the_kernel_and_its_answer_comes_back(plane: Plane) -> None:
