@@ -48,7 +48,7 @@ WAYS = pytest.mark.parametrize("how", ["file", "stream", "trickle"])
 
 
 @WAYS
-def test_arrays_frames_and_tensors_come_back_equal_writable_and_aligned(how: str, tmp_path: Path) -> None:
+def test_arrays_frames_and_tensors_come_back_equal_and_writable(how: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     big = rng.random((700, 513))
     values = {
@@ -70,7 +70,6 @@ def test_arrays_frames_and_tensors_come_back_equal_writable_and_aligned(how: str
         np.testing.assert_array_equal(got[name], values[name])
         assert got[name].flags.writeable
     assert got["fortran"].flags.f_contiguous
-    assert got["big"].ctypes.data % variables.ALIGN == 0 or how != "file"
     pd.testing.assert_frame_equal(got["frame"], values["frame"])
     assert torch.equal(got["tensor"], values["tensor"]) and torch.equal(got["half"], values["half"])
     assert got["nothing"].numel() == 0
@@ -164,12 +163,15 @@ def test_a_failed_write_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     variables.write_file(variables.dump({"a": 1}), path)
     assert path.stat().st_mode & 0o777 == 0o600
 
-    def broken() -> Any:
-        yield b"x"
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        variables.write_file(broken(), path)
+    code = """
+import resource, sys
+from pathlib import Path
+from ciuic_jupyter.kernels import variables
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+variables.write_file(variables.dump({"a": b"x" * 1_000_000}), Path(sys.argv[1]))
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "File too large" in done.stderr
     assert os.listdir(tmp_path) == ["blob"]
     assert variables.load(path) == {"a": 1}
 
@@ -186,12 +188,16 @@ def test_a_frame_cut_at_any_place_is_refused(how: str, tmp_path: Path) -> None:
 
 
 def test_foreign_bytes_and_damaged_headers_are_refused() -> None:
+    header = variables.dump({"a": 1})[1]
     whole = b"".join(variables.dump({"a": 1}))
     for data in (
         pickle.dumps({"a": 1}).ljust(200),
         whole.replace(b'"names"', b'"namez"'),
         whole.replace(b'"buffers": []', b'"buffers": 17'),
         whole.replace(b'"buffers": []', b'"buffers":[-1'),
+        whole.replace(b'"pickle": 1', b'"pickle": 1' + b"9" * 15).replace(
+            len(header).to_bytes(8, "big"), (len(header) + 15).to_bytes(8, "big")
+        ),
         whole.replace(b'["a"]', b'["b"]'),
     ):
         with pytest.raises(ProtocolError):
