@@ -38,11 +38,15 @@ def shown_state(view: View) -> str:
     return NAMES.get(state, state.capitalize() or "No session")
 
 
+def flow(view: View) -> int:
+    """Return the nano-units an hour that are due now: the machine's, and the storage of the session's checkpoints."""
+    return int(view.get("rate_nano_per_hour") or 0) + int(view.get("storage_nano_per_hour") or 0)
+
+
 def spent_now(view: View, now: float) -> int:
     """Return nano-units spent at unix time `now`, extrapolated from the view's last fact."""
-    rate = int(view.get("rate_nano_per_hour") or 0)
     age = max(0.0, now - float(view.get("as_of") or now))
-    return int(view.get("spent_nano") or 0) + int(rate * age / 3600)
+    return int(view.get("spent_nano") or 0) + int(flow(view) * age / 3600)
 
 
 def unspent_rate(view: View) -> int:
@@ -88,8 +92,10 @@ def plain(text: str) -> str:
 
 
 def price(view: View) -> str:
-    """Return what the session costs from now on: `compute $0.90/h`."""
-    return f"compute {rate_text(int(view.get('rate_nano_per_hour') or 0), str(view.get('currency') or 'USD'))}/h"
+    """Return what the session costs from now on: `compute $0.90/h; storage $0.0003/h`."""
+    currency, storage = str(view.get("currency") or "USD"), int(view.get("storage_nano_per_hour") or 0)
+    kept = f"; storage {rate_text(storage, currency)}/h" if storage else ""
+    return f"compute {rate_text(int(view.get('rate_nano_per_hour') or 0), currency)}/h{kept}"
 
 
 def describe_kept(view: View) -> str:
@@ -108,8 +114,7 @@ def _machine(view: View) -> str:
 
 def _figures(view: View, live: bool, now: float) -> str:
     currency = str(view.get("currency") or "USD")
-    rate = int(view.get("rate_nano_per_hour") or 0) if live else 0
-    spent = tick.money(spent_now(view, now), rate, currency, label="spent so far")
+    spent = tick.money(spent_now(view, now), flow(view) if live else 0, currency, label="spent so far")
     saving = unspent_rate(view)
     age = max(0.0, now - float(view.get("as_of") or now))
     unspent = int(view.get("unspent_nano") or 0) + int(saving * age / 3600)
@@ -131,7 +136,11 @@ def _line(view: View, live: bool, now: float, notice: str) -> str:
     elif clock and not _busy(view):
         message = str((view.get("idle") or {}).get("reason") or message)
     failed = state == "failed" and message
-    said = "" if failed or not message else f'<span class="ciuic-sub">{escape(message)}</span>'
+    said = (
+        ""
+        if failed or message.lower() in (text.lower(), "ready")
+        else f'<span class="ciuic-sub">{escape(message)}</span>'
+    )
     out = f'<div class="ciuic-line"><span>{text}</span>{clock if live else ""}{said}</div>' if text or said else ""
     return out + (f'<div class="ciuic-alert" role="alert">{escape(message)}</div>' if failed else "")
 

@@ -23,6 +23,7 @@ View = Mapping[str, Any]
 Act = Callable[[str], View | None]
 INTERVAL = 0.5
 HISTORY = 60
+COUNTDOWN_OFF = 3.0  # seconds a countdown may be wrong before it is drawn anew
 
 
 class Panel(Protocol):
@@ -53,6 +54,10 @@ def usage_percent(usage: Any) -> tuple[str, float] | None:
     return None if value is None else ("CPU", value)
 
 
+def _busy(view: View) -> bool:
+    return bool(view.get("run") or view.get("busy"))
+
+
 def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
@@ -62,9 +67,8 @@ def fact(view: View) -> tuple[Any, ...]:
 
     An idle session must send nothing at all, else watching it would keep a culler from culling the kernel.
     """
-    busy = bool(view.get("run") or view.get("busy"))
+    busy = _busy(view)
     idle = view.get("idle") or {}
-    release = idle.get("release_at")
     usage = usage_percent(view.get("usage")) if busy else None
     plain = (
         "name",
@@ -83,18 +87,20 @@ def fact(view: View) -> tuple[Any, ...]:
         *(view.get(key) for key in plain),
         busy,
         idle.get("verdict") if not busy else None,
-        None if release is None or busy else round(float(release) / 5),
         str(view.get("checkpoint") or ""),
         None if usage is None else round(usage[1]),
     )
 
 
 def drifted(old: View, new: View) -> bool:
-    """Tell whether the new amount differs visibly from what the browser has counted to since the old view."""
-    now = float(new.get("as_of") or 0.0)
-    guess = card.spent_now(old, now)
-    rate = int(new.get("rate_nano_per_hour") or 0)
-    two_seconds = rate * 2 // 3600
+    """Tell whether the new amount or countdown differs visibly from what the browser has counted to since."""
+    before, after = (
+        None if _busy(view) else _number((view.get("idle") or {}).get("release_at")) for view in (old, new)
+    )
+    if (before is None) != (after is None) or abs((before or 0.0) - (after or 0.0)) > COUNTDOWN_OFF:
+        return True
+    guess = card.spent_now(old, float(new.get("as_of") or 0.0))
+    two_seconds = card.flow(new) * 2 // 3600
     return abs(guess - int(new.get("spent_nano") or 0)) > max(two_seconds, NANO // 10_000)
 
 
@@ -135,7 +141,7 @@ class Meter:
         """Take in a view; it is drawn only if it says something new."""
         with self._changed:
             usage = usage_percent(view.get("usage"))
-            if usage is not None and (view.get("run") or view.get("busy")):
+            if usage is not None and _busy(view):
                 self._used, percent = usage
                 self._history.append(percent)
             self._view = view

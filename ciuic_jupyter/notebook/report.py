@@ -148,12 +148,11 @@ def _saved(body: Mapping[str, Any]) -> list[Table]:
 def status(view: Mapping[str, Any], *, title: str | None = None) -> Report:
     """Return one session's state, money, and the reason why it is kept or will be let go."""
     now = time.time()
-    rate = int(view.get("rate_nano_per_hour") or 0)
     currency = str(view.get("currency") or "USD")
     rows: list[tuple[str, str]] = [
         ("state", card.shown_state(view).lower()),
         ("machine", str(view.get("instance") or "") + (f" ({view['machine']})" if view.get("machine") else "")),
-        ("compute now", f"{card.rate_text(rate, currency)}/h"),
+        ("price now", card.price(view)),
         (
             "so far",
             f"{format_money(card.spent_now(view, now), currency)} for {_seconds(view, 'billed_seconds')} billed",
@@ -210,7 +209,7 @@ def _witness(words: Any) -> str:
         if "quiet" in words:
             said = "quiet" if words["quiet"] else "busy"
             return said + (f" ({words['detail']})" if words.get("detail") else "")
-        return f"unknown ({words.get('why', 'no reading')})"
+        return f"unknown ({words.get('unknown', 'no reading')})"
     return str(words)
 
 
@@ -228,14 +227,37 @@ def sessions(views: Sequence[Mapping[str, Any]]) -> Report:
         for view in views
     ]
     notes = () if rows else ("No sessions yet. The first %%ciuic_train cell starts one.",)
-    return Report("Sessions", [Table("", rows, right=3)] if rows else [], notes, data=[dict(v) for v in views])
+    return Report("Sessions", [Table("", rows, right=2)] if rows else [], notes, data=[dict(v) for v in views])
 
 
 def cost(body: Mapping[str, Any], session: str | None) -> Report:
-    """Return seconds and money, billed and not."""
-    seconds, rest = float(body.get("billed_seconds") or 0), float(body.get("unbilled_seconds") or 0)
+    """Return seconds and money, billed and not: of one session, or of all with their sum."""
+    if session is not None:
+        return Report(f"Cost · {session}", [Table("", _cost_rows(body), right=1)], data=dict(body))
+    views = list(body.get("sessions") or ())
     rows = [
-        ("billed", spoken(seconds), f"compute {_money(body, 'spent_nano')}"),
-        ("not billed", spoken(rest), f"not spent {_money(body, 'unspent_nano')}"),
+        (
+            str(view.get("name")),
+            f"{_seconds(view, 'billed_seconds')} billed",
+            _money(view, "spent_nano"),
+            f"{_seconds(view, 'unbilled_seconds')} not billed",
+            f"{_money(view, 'unspent_nano')} not spent",
+        )
+        for view in views
     ]
-    return Report(f"Cost · {session or 'all sessions'}", [Table("", rows, right=1)], data=dict(body))
+    tables = [Table("", rows, right=1)] if rows else []
+    if "spent_nano" in body:
+        tables.append(Table("", _cost_rows(body), right=1))
+    return Report("Cost · all sessions", tables, data=dict(body))
+
+
+def _cost_rows(body: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    compute = "compute_nano" if "compute_nano" in body else "spent_nano"
+    rows = [("billed", _seconds(body, "billed_seconds"), f"compute {_money(body, compute)}")]
+    if body.get("storage_nano"):
+        rows.append(("checkpoints", "", f"storage {_money(body, 'storage_nano')}"))
+    return [
+        *rows,
+        ("not billed", _seconds(body, "unbilled_seconds"), f"not spent {_money(body, 'unspent_nano')}"),
+        ("from now on", "", card.price(body)),
+    ]
