@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -40,6 +40,25 @@ def stream(name: str, text: str) -> Output:
 def merges(first: Output, second: Output) -> bool:
     """Tell whether both are text of one stream."""
     return first.msg_type == second.msg_type == "stream" and first.content["name"] == second.content["name"]
+
+
+def merged(outputs: Iterable[Output]) -> Iterator[Output]:
+    """Yield `outputs` with neighbouring texts of one stream joined."""
+    waiting: list[Output] = []
+    for output in outputs:
+        if waiting and not merges(waiting[-1], output):
+            yield _joined(waiting)
+            waiting = []
+        if output.msg_type == "stream":
+            waiting.append(output)
+        else:
+            yield output
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(texts: list[Output]) -> Output:
+    return stream(texts[0].content["name"], "".join(text.content["text"] for text in texts))
 
 
 def collapse(text: str, *, at_line_start: bool = True) -> str:
@@ -123,9 +142,15 @@ def references(value: Any) -> Iterable[str]:
             yield from references(item)
 
 
+def comm_data(output: Output) -> dict[str, Any]:
+    """Return a comm message's data; empty for comms that send something else than an object."""
+    data = output.content.get("data")
+    return data if isinstance(data, dict) else {}
+
+
 def state_update(output: Output) -> bool:
     """Tell whether a comm message only sets values of a widget."""
-    data = output.content.get("data") or {}
+    data = comm_data(output)
     return output.msg_type == "comm_msg" and data.get("method") == "update" and isinstance(data.get("state"), dict)
 
 
@@ -137,7 +162,7 @@ def captures(output: Output) -> bool:
 def with_state(output: Output, state: Mapping[str, Any]) -> Output:
     """Return the comm message `output` carrying `state` (binary values at their places)."""
     plain, paths, buffers = extract_buffers(state)
-    data = {**(output.content.get("data") or {}), "state": plain, "buffer_paths": paths}
+    data = {**comm_data(output), "state": plain, "buffer_paths": paths}
     return replace(output, content={**output.content, "data": data}, buffers=buffers)
 
 
@@ -149,18 +174,24 @@ class _Fold:
         self.scopes: list[str] = []  # the Output widget that captures this item, or ""
         self.scope = ""
         self.clearing: dict[str, Output] = {}  # clear_output(wait=True) not yet followed by an output
+        self.erasable: dict[str, list[int]] = {}  # by scope
+        self.named: dict[str, list[int]] = {}  # by display id
         self.opened: dict[str, int] = {}
         self.updated: dict[str, int] = {}
 
     def push(self, output: Output) -> int:
         self.items.append(output)
         self.scopes.append(self.scope)
-        return len(self.items) - 1
+        at = len(self.items) - 1
+        if output.msg_type in VISIBLE or output.msg_type == "clear_output":
+            self.erasable.setdefault(self.scope, []).append(at)
+        if output.display_id is not None:
+            self.named.setdefault(output.display_id, []).append(at)
+        return at
 
     def erase(self) -> None:
-        for at, item in enumerate(self.items):
-            if item and self.scopes[at] == self.scope and (item.msg_type in VISIBLE or item.msg_type == "clear_output"):
-                self.items[at] = None
+        for at in self.erasable.pop(self.scope, ()):
+            self.items[at] = None
 
     def clear(self, output: Output) -> None:
         if output.content.get("wait"):
@@ -196,8 +227,9 @@ class _Fold:
     def _refresh(self, output: Output) -> bool:
         """Give everything already listed under this display id the new value, as front ends do."""
         found = False
-        for at, item in enumerate(self.items):
-            if item and item.display_id == output.display_id:
+        for at in self.named.get(output.display_id or "", ()):
+            item = self.items[at]
+            if item is not None:
                 found = True
                 changed = {"data": output.content["data"], "metadata": output.content.get("metadata", {})}
                 self.items[at] = replace(item, content={**item.content, **changed}, buffers=output.buffers)
@@ -217,7 +249,7 @@ class _Fold:
             return
         into = self.opened.get(output.comm_id, self.updated.get(output.comm_id))
         target = self.items[into] if into is not None else None
-        if target is None or not state_update(output):
+        if target is None or not state_update(output) or not isinstance(comm_data(target).get("state"), dict):
             self.updated.pop(output.comm_id, None)
             at = self.push(output)
             if state_update(output):
@@ -259,7 +291,7 @@ def _in_order_of_need(items: list[Output]) -> list[Output]:
         if item.comm_id in done:
             return
         done.add(item.comm_id)
-        for name in references((item.content.get("data") or {}).get("state")):
+        for name in references(comm_data(item).get("state")):
             if name in opens:
                 emit(opens[name])
         result.append(item)
@@ -286,7 +318,7 @@ def compact(outputs: Iterable[Output], *, at_line_start: bool = True) -> list[Ou
         "comm_msg": fold.message,
         "comm_close": fold.close,
     }
-    for output in outputs:
+    for output in merged(outputs):
         steps.get(output.msg_type, fold.show)(output)
     folded = []
     first = True

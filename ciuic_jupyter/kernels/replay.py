@@ -48,10 +48,6 @@ def _wire_size(output: Output) -> int:
     return len(json.dumps(output.content["text"], ensure_ascii=False).encode("utf-8", "surrogatepass"))
 
 
-def _characters(outputs: list[Output]) -> int:
-    return sum(len(output.content["text"]) for output in outputs if output.msg_type == "stream")
-
-
 def _split(output: Output, limit: int) -> tuple[Output, Output | None]:
     """Cut a stream message so that its first part has at most `limit` bytes, at a line's end if possible."""
     limit = min(limit, CHUNK)
@@ -71,7 +67,8 @@ class Channel:
     def __init__(self, shaper: Shaper, send: Callable[[Output], None]) -> None:
         self._shaper = shaper
         self._send = send
-        self._waiting: list[Output] = []
+        self._waiting: deque[Output] = deque()
+        self._characters = 0  # of text that waits
         self._fold_at = (FOLD_AT, WINDOW_BYTES)  # messages, characters of text
         self._last_text = -GAP
         self._line_start = True
@@ -80,11 +77,9 @@ class Channel:
     def put(self, output: Output) -> None:
         """Show `output` now, or as soon as the limits allow."""
         with self._shaper.changed:
-            if self._waiting and merges(self._waiting[-1], output):
-                before = self._waiting[-1].content
-                self._waiting[-1] = stream(before["name"], before["text"] + output.content["text"])
-            else:
-                self._waiting.append(output)
+            self._waiting.append(output)
+            if output.msg_type == "stream":
+                self._characters += len(output.content["text"])
             if self.flush(self._shaper.clock()) is not None:
                 self._shaper.wake(self)
 
@@ -118,27 +113,34 @@ class Channel:
         return None
 
     def _send_first(self, now: float, room: int) -> None:
-        output, size = self._waiting[0], 0
+        output, size = self._waiting.popleft(), 0
         if output.msg_type == "stream":
-            output, rest = _split(output, room)
+            output, rest = _split(self._with_followers(output), room)
             if rest is not None:
-                self._waiting[0] = rest
-            else:
-                del self._waiting[0]
+                self._waiting.appendleft(rest)
             size = _wire_size(output)
+            self._characters -= len(output.content["text"])
             self._last_text = now
             self._line_start = output.content["text"].endswith("\n")
         else:
-            del self._waiting[0]
             self._line_start = True
         self._shaper.budget.spend(now, size)
         self._send(output)
 
     def _fold(self) -> None:
         """Shorten the list when it has doubled since the last time."""
-        if len(self._waiting) >= self._fold_at[0] or _characters(self._waiting) >= self._fold_at[1]:
-            self._waiting = compact(self._waiting, at_line_start=self._line_start)
-            self._fold_at = (max(FOLD_AT, 2 * len(self._waiting)), max(WINDOW_BYTES, 2 * _characters(self._waiting)))
+        if len(self._waiting) >= self._fold_at[0] or self._characters >= self._fold_at[1]:
+            self._waiting = deque(compact(self._waiting, at_line_start=self._line_start))
+            self._characters = sum(len(item.content["text"]) for item in self._waiting if item.msg_type == "stream")
+            self._fold_at = (max(FOLD_AT, 2 * len(self._waiting)), max(WINDOW_BYTES, 2 * self._characters))
+
+    def _with_followers(self, first: Output) -> Output:
+        """Join a text with those of its stream that wait right behind it, up to what one message holds."""
+        texts, size = [first.content["text"]], len(first.content["text"])
+        while self._waiting and merges(first, self._waiting[0]) and size < CHUNK:
+            texts.append(self._waiting.popleft().content["text"])
+            size += len(texts[-1])
+        return stream(first.content["name"], "".join(texts)) if len(texts) > 1 else first
 
 
 class Shaper:

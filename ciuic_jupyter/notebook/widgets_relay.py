@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ciuic_jupyter.kernels.outputs import Output, extract_buffers, insert_buffers, with_state
+from ciuic_jupyter.kernels.outputs import Output, comm_data, extract_buffers, insert_buffers, with_state
 
 WIDGET = "jupyter.widget"
 CONTROL = "jupyter.widget.control"
@@ -25,7 +25,7 @@ class Mirror:
     def __init__(self, opened: Output, show: Callable[[Output], None]) -> None:
         self.opened = opened
         self.show = show  # into the cell that opened it
-        data = opened.content.get("data") or {}
+        data = comm_data(opened)
         self.widget = opened.content.get("target_name") == WIDGET
         self.state: dict[str, Any] = insert_buffers(data, opened.buffers) if self.widget else {}
 
@@ -72,7 +72,7 @@ class WidgetRelay:
             elif output.msg_type == "comm_close":
                 self._close(output.comm_id)
             elif (mirror := self._mirrors.get(output.comm_id)) is not None:
-                mirror.take(output.content.get("data") or {}, output.buffers)
+                mirror.take(comm_data(output), output.buffers)
         show(output)
 
     def _open(self, output: Output, show: Callable[[Output], None]) -> None:
@@ -99,7 +99,7 @@ class WidgetRelay:
 
     def _from_browser(self, message: Mapping[str, Any]) -> None:
         content = message["content"]
-        data = content.get("data") or {}
+        data = content.get("data") if isinstance(content.get("data"), dict) else {}
         buffers = [bytes(buffer) for buffer in message.get("buffers") or ()]
         with self._lock:
             mirror = self._mirrors.get(content["comm_id"])
@@ -136,7 +136,7 @@ def _update_of(comm_id: str) -> Output:
 
 def _captured_here(output: Output, msg_id: str) -> Output:
     """Make a remote Output widget capture what the local cell shows: it names a request the page does not know."""
-    data = output.content.get("data") or {}
+    data = comm_data(output)
     state = data.get("state")
     if isinstance(state, dict) and state.get("msg_id"):
         state = {**state, "msg_id": msg_id}
