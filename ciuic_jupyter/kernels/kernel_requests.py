@@ -29,7 +29,7 @@ class Requests:
         }
 
     def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return {status: ok, ...} or {status: error, ename: a class of errors.py, evalue}; raise nothing."""
+        """Return {status: ok, ...} or {status: error, type: a class of errors.py, message}; raise nothing."""
         op = str(request.get("op"))
         try:
             operation = self._ops.get(op)
@@ -37,11 +37,11 @@ class Requests:
                 raise ProtocolError(f"the kernel knows no request {op!r}; it knows {', '.join(self._ops)}")
             return {**operation(request), "status": "ok"}
         except CiuicError as error:
-            return {"status": "error", "ename": type(error).__name__, "evalue": str(error)}
+            return {"status": "error", "type": type(error).__name__, "message": str(error)}
         except KeyboardInterrupt:
-            return {"status": "error", "ename": "UsageError", "evalue": f"{op} was interrupted; ask again"}
+            return {"status": "error", "type": "UsageError", "message": f"{op} was interrupted; ask again"}
         except BaseException as error:  # noqa: BLE001 - a reducer of the user's may raise anything, even SystemExit
-            return {"status": "error", "ename": "CiuicError", "evalue": f"{op} failed: {type(error).__name__}: {error}"}
+            return {"status": "error", "type": "CiuicError", "message": f"{op} failed: {type(error).__name__}: {error}"}
 
     def save(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Write the namespace into the store; answer with the manifest's body, which the agent signs.

@@ -48,7 +48,7 @@ def test_names_are_the_users_own(version: str, tmp_path: Path) -> None:
 
 def test_an_unknown_request_is_refused_by_name(kernel: ForkedKernel) -> None:
     reply = kernel.client.request("fly")
-    assert (reply["status"], reply["ename"]) == ("error", "ProtocolError") and "fly" in reply["evalue"]
+    assert (reply["status"], reply["type"]) == ("error", "ProtocolError") and "fly" in reply["message"]
 
 
 def test_what_is_pushed_is_there_and_what_is_pulled_is_equal(kernel: ForkedKernel, tmp_path: Path) -> None:
@@ -72,11 +72,11 @@ def test_what_is_pushed_is_there_and_what_is_pulled_is_equal(kernel: ForkedKerne
 def test_every_name_that_is_missing_is_said_and_no_file_is_left(kernel: ForkedKernel, tmp_path: Path) -> None:
     kernel.client.text("here = 1")
     reply = kernel.client.request("pull", path=str(tmp_path / "blob"), names=["here", "gone", "away"])
-    assert reply["ename"] == "UnknownName" and "gone, away" in reply["evalue"] and "here," not in reply["evalue"]
+    assert reply["type"] == "UnknownName" and "gone, away" in reply["message"] and "here," not in reply["message"]
     kernel.client.text("import threading; held = threading.Lock()")
     reply = kernel.client.request("pull", path=str(tmp_path / "blob"), names=["here", "held"])
-    assert reply["ename"] == "NotPicklable"
-    assert "held can't be sent" in reply["evalue"] and "lock" in reply["evalue"] and "here" not in reply["evalue"]
+    assert reply["type"] == "NotPicklable"
+    assert "held can't be sent" in reply["message"] and "lock" in reply["message"] and "here" not in reply["message"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["k"]
 
 
@@ -84,10 +84,10 @@ def test_a_push_that_fails_changes_nothing(kernel: ForkedKernel, tmp_path: Path)
     kernel.client.text("a = 'before'")
     sent = tmp_path / "sent"
     variables.write_file(variables.dump({"a": 1, "not a name": 2}), sent)
-    assert kernel.client.request("push", path=str(sent))["ename"] == "UsageError"
-    assert kernel.client.request("push", path=str(sent), names=["a", "b"])["ename"] == "UnknownName"
+    assert kernel.client.request("push", path=str(sent))["type"] == "UsageError"
+    assert kernel.client.request("push", path=str(sent), names=["a", "b"])["type"] == "UnknownName"
     sent.write_bytes(sent.read_bytes()[:-3])
-    assert kernel.client.request("push", path=str(sent), names=["a"])["ename"] == "ProtocolError"
+    assert kernel.client.request("push", path=str(sent), names=["a"])["type"] == "ProtocolError"
     assert kernel.client.request("push", path=str(tmp_path / "none"), names=["a"])["status"] == "error"
     assert kernel.client.value("a") == "before"
 
