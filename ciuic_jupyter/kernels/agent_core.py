@@ -72,6 +72,7 @@ class Agent:
         loop = asyncio.get_running_loop()
         self._leaving = loop.create_future()
         loop.add_signal_handler(signal.SIGTERM, self.leave, "stopped")
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         loop.add_signal_handler(signal.SIGCHLD, self._reap)
         self.link = KernelLink(connection, self.runs.on_iopub, self.runs.on_stdin)
         self.saver = Saver(self.config, self.link, self.nursery, self._progress)

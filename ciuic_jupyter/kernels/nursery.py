@@ -59,18 +59,19 @@ def _verify_in_child(request: dict[str, Any], link: socket.socket) -> dict[str, 
         link.close()
         _child(request, writer, nursery)
     os.close(writer)
+    with suppress(OSError):  # both sides do it: whoever comes first, the group is there when it must be killed
+        os.setpgid(pid, pid)
     ends = time.monotonic() + request["seconds"]
     data = bytearray()
-    late = False
-    while chunk := _read_until(reader, ends):
-        data += chunk
-    if chunk is None:
-        late = True
+    chunk: bytes | None = b"-"
+    while chunk and not data.endswith(b"\n"):  # a process that user code forked may hold the pipe open
+        chunk = _read_until(reader, ends)
+        data += chunk or b""
     with suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
     os.close(reader)
     _, status = os.waitpid(pid, 0)
-    if late:
+    if chunk is None:
         return {"ok": False, "error": f"loading it in a fresh process took longer than {request['seconds']:g} seconds"}
     if data.endswith(b"\n"):
         return dict(json.loads(data))
@@ -100,8 +101,6 @@ def _child(request: dict[str, Any], writer: int, nursery: int) -> None:
         with suppress(OSError):  # under memory pressure this process goes first, the user's kernel last
             Path("/proc/self/oom_score_adj").write_text("1000")
         answer = _verify(request)
-        # user code may have forked while it was loaded: one atomic line says that it is the whole answer
-        os.write(writer, b"")
         with os.fdopen(writer, "wb") as pipe:
             pipe.write(json.dumps(answer).encode() + b"\n")
         code = 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import textwrap
+import threading
+import time
 from pathlib import Path
 
 import psutil
@@ -126,3 +128,29 @@ def test_a_config_that_is_wrong_is_named(tmp_path: Path) -> None:
         made = Machine(tmp_path, **change)
         assert made.process.wait(timeout=30) == 1
         assert words in (made.directory / "out.log").read_text()
+
+
+def test_sigterm_at_any_moment_of_the_start_ends_the_machine(tmp_path: Path) -> None:
+    for number in range(8):
+        root = tmp_path / str(number)
+        root.mkdir()
+        made = Machine(root)
+        lock = made.directory / "lock"
+        while not (lock.exists() and lock.stat().st_size):
+            assert made.process.poll() is None
+        threading.Event().wait(number * 0.05)
+        made.process.send_signal(signal.SIGTERM)
+        assert made.process.wait(timeout=30) in (0, -signal.SIGTERM)
+        if made.process.returncode == 0:
+            assert made.final()["reason"] == "stopped"
+        ends = time.monotonic() + 10
+        while left := [p.pid for p in psutil.process_iter() if _of(p, root)]:
+            assert time.monotonic() < ends, left
+
+
+def _of(process: psutil.Process, root: Path) -> bool:
+    """Whether it was forked from the agent of `root`, whose command line it shares."""
+    try:
+        return any(str(root) in word for word in process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
