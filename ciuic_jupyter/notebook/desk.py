@@ -13,7 +13,7 @@ from ciuic_jupyter.control.client import PlaneClient
 from ciuic_jupyter.errors import CiuicError, PlaneUnavailable, UnknownSession
 from ciuic_jupyter.notebook.line import Line
 from ciuic_jupyter.notebook.meter import Meter, make_meter
-from ciuic_jupyter.notebook.state import Shelf, Watch, here
+from ciuic_jupyter.notebook.state import MeterFeed, Shelf, here
 
 View = Mapping[str, Any]
 LOOK_EVERY = 0.2  # seconds between looks while a machine is started or let go
@@ -27,7 +27,7 @@ class Desk:
         self.shelf = Shelf()
         self._client: PlaneClient | None = None
         self._session: str | None = None
-        self._watches: dict[str, Watch] = {}
+        self._feeds: dict[str, tuple[Line, MeterFeed]] = {}
 
     @property
     def client(self) -> PlaneClient:
@@ -75,7 +75,7 @@ class Desk:
         meter = make_meter(name, lambda action: self._press(name, action))
         meter.update(view)
         self._show(name, meter)
-        self._watch(name, meter)
+        self._feed(name, meter)
         try:
             yield meter
         finally:
@@ -100,16 +100,21 @@ class Desk:
         self.shelf.put(name, meter, redraw)
         display(meter, display_id=display_id)
 
-    def _watch(self, name: str, meter: Meter) -> None:
+    def _feed(self, name: str, meter: Meter) -> None:
         """Let states come to the meter between cells too, over the line that cells use."""
         after = int(meter.view.get("last_seq") or 0)
         line = Line.of(self.client, name, after)
-        old = self._watches.pop(name, None)
-        if old is not None:
-            line.remove(old)
+        self._unfeed(name)
         if meter.live:
-            self._watches[name] = watch = Watch(meter)
-            line.add(watch)
+            feed = MeterFeed(meter)
+            self._feeds[name] = (line, feed)
+            line.add(feed)
+
+    def _unfeed(self, name: str) -> None:
+        line_and_feed = self._feeds.pop(name, None)
+        if line_and_feed is not None:
+            line, feed = line_and_feed
+            line.remove(feed)
 
     def _press(self, name: str, action: str) -> View | None:
         """Do what a button says; runs in the meter's worker thread."""
@@ -154,4 +159,5 @@ class Desk:
     def close(self) -> None:
         """Replace all meters by their last numbers."""
         self.shelf.clear()
-        self._watches.clear()
+        for name in list(self._feeds):
+            self._unfeed(name)

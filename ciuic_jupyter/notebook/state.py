@@ -57,7 +57,7 @@ def names_of(text: str | None, what: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-class Watch:
+class MeterFeed:
     """Follows a session's state for its meter, between cells as well; one per meter. A follower of the line."""
 
     msg_id = ""

@@ -104,7 +104,7 @@ def fetch_or_say(client: Any, done: Plan, user_ns: dict[str, Any], say: Callable
     try:
         fetch(client, done.session, done.fetch, user_ns)
     except CiuicError as error:
-        say(f"--out: {error}")
+        say(f"--out: {error}; %ciuic_pull {' '.join(done.fetch)} fetches it later")
 
 
 def resuming(view: View) -> str:
