@@ -81,7 +81,7 @@ class Context:
 
     def intent(self, book: Book, first_seq: int) -> Intent:
         """Return the provider's order for the machine that the ledger already intends."""
-        assert book.intent is not None  # noqa: S101 - only called in states that have one
+        assert book.intent is not None
         settings, number = self.settings, str(book.intent["id"])
         config: dict[str, Any] = {
             "session": book.name,

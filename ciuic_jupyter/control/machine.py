@@ -37,7 +37,7 @@ class MachineHand:
     @property
     def _machine(self) -> str:
         intent = self._runner.book.intent
-        assert intent is not None  # noqa: S101 - a step that records an intent came before
+        assert intent is not None
         return str(intent["id"])
 
     async def start(self) -> None:

@@ -74,6 +74,7 @@ class Book:
     cwd: str | None = None
     state: State | None = None
     goal: str = ""
+    pausing: bool = False  # a pause was asked and waits for a quiet moment
     intent: dict[str, Any] | None = None
     checkpoint: dict[str, Any] | None = None
     storage_since_ms: int | None = None
@@ -182,6 +183,7 @@ class Books:
     def _state(self, book: Book, entry: Entry) -> None:
         book.state = State(entry.body["to"])
         book.goal = entry.body.get("goal", book.goal)
+        book.pausing = entry.body["event"] == "pause"
         if book.state is State.CLOSED:
             book.closed_ms = entry.body["at_ms"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -12,6 +12,7 @@ from ciuic_jupyter.control import rows
 from ciuic_jupyter.control.context import Context
 from ciuic_jupyter.control.feed import Feed
 from ciuic_jupyter.control.ledger import Row
+from ciuic_jupyter.control.link import AgentLink
 from ciuic_jupyter.control.machine import MachineHand
 from ciuic_jupyter.control.projections import Book, Run
 from ciuic_jupyter.control.views import session_view
@@ -20,6 +21,7 @@ from ciuic_jupyter.core.money import format_money
 from ciuic_jupyter.core.session import Command, Event, State, is_live, step
 from ciuic_jupyter.errors import AgentUnavailable, BudgetExceeded, CiuicError, IllegalTransition, SaveFailed, UsageError
 from ciuic_jupyter.kernels.eventlog import EventLog
+from ciuic_jupyter.kernels.protocol import decode
 
 _log = logging.getLogger(__name__)
 
@@ -89,7 +91,7 @@ class Runner:
         self.usage = self.save_failed_since = None
         self.watch.reset()
         if self.current is not None:
-            self._run_ended(self.current, "died", None)
+            self.run_ended(self.current, "died", None)
         self.spawn(self.hand.disconnect())
 
     async def offer(self, event: Event, **facts: Any) -> bool:
@@ -257,6 +259,21 @@ class Runner:
             return False
         return bool((await self.hand.link.request("interrupt", run=run)).get("interrupted"))
 
+    async def ready_link(self) -> AgentLink:
+        """Return the line to a kernel that is ready, resumed first if need be; AgentUnavailable if none comes."""
+        await self.ensure()
+        settled = (State.RUNNING, State.PAUSED, State.FAILED, State.CLOSED)
+        await self.until(lambda: self.book.state in settled)
+        if self.book.state is not State.RUNNING or self.hand.link is None:
+            raise AgentUnavailable(f"session {self.book.name} has no machine: {self.message or self.book.state}")
+        return self.hand.link
+
+    async def ask(self, operation: str, **fields: Any) -> Header:
+        """Ask the kernel's agent for something small."""
+        if self.hand.link is None:
+            raise AgentUnavailable(f"session {self.book.name} is {self.book.state}: no machine to ask; resume it first")
+        return await self.hand.link.request(operation, **fields)
+
     async def set_budget(self, budget_nano: int) -> None:
         """Replace the session's budget."""
         await self.write(Row("budget", {"budget_nano": budget_nano}, session=self.book.name))
@@ -274,7 +291,7 @@ class Runner:
             self.spawn(self._send(queue[0]))
 
     async def _send(self, run: Run) -> None:
-        assert self.hand.link is not None  # noqa: S101 - pump looked
+        assert self.hand.link is not None
         try:
             await self.hand.link.request("run", run=run.run, code=run.code, cell_id=run.cell_id, allow_stdin=True)
         except CiuicError as error:
@@ -289,7 +306,8 @@ class Runner:
             await self.offer(Event.QUIET)
         self.pump()
 
-    def _run_ended(self, run: str, status: str, seq: int | None) -> None:
+    def run_ended(self, run: str, status: str, seq: int | None) -> None:
+        """Note how a run ended, once; one that did not end well takes the queue with it."""
         if self.current == run:
             self.current = None
         known = self.book.runs.get(run)
@@ -307,6 +325,11 @@ class Runner:
             body = {"run": run.run, "status": "aborted", "last_seq": None, "at_ms": self.context.now_ms()}
             self.spawn(self.write(Row("run_end", body, session=self.book.name)))
             self.tell({"kind": "run_ended", "run": run.run, "status": "aborted", "count": None, "seconds": 0.0})
+
+    def headers(self, after: int) -> Iterator[tuple[int, Header]]:
+        """Yield number and header of the session's events after `after`, from the mirror."""
+        for seq, frame in self.mirror.read(after):
+            yield seq, decode(frame).header
 
     def note(self, text: str, level: str = "info") -> None:
         """Tell everyone who reads the session's events."""
@@ -373,7 +396,7 @@ class Runner:
                 self.spawn(self.write(Row("run_start", body, session=self.book.name, idem=f"run_start:{seq}:{run}")))
             self.changed()
         elif kind == "run_ended":
-            self._run_ended(run, str(header.get("status")), seq)
+            self.run_ended(run, str(header.get("status")), seq)
             self.spawn(self.settle())
             self.changed()
         elif kind == "kernel":

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ciuic_jupyter.core.idle import Busy, Decision, Facts, Idle, Policy, Reading, Uncertain, Unknown, Verdict, Witness
+from ciuic_jupyter.core.idle import (
+    Busy,
+    Decision,
+    Facts,
+    Idle,
+    Policy,
+    Reading,
+    Uncertain,
+    Unknown,
+    Verdict,
+    Witness,
+    judge,
+)
 from ciuic_jupyter.core.idle import decide as decide_idle
-from ciuic_jupyter.core.idle import judge
 from ciuic_jupyter.core.money import parse_usd
 from ciuic_jupyter.settings import Settings
 

@@ -31,6 +31,7 @@ class Requests:
             "names": self._names,
             "lease": self._lease,
             "stop": self._stop,
+            "emit": self._emit,
         }
 
     async def handle(self, frame: Frame) -> Reply:
@@ -107,6 +108,13 @@ class Requests:
 
     async def _stop(self, frame: Frame) -> Reply:
         self._agent.leave("stop")
+        return {}
+
+    async def _emit(self, frame: Frame) -> Reply:
+        event = frame.header.get("event")
+        if not isinstance(event, dict) or event.get("kind") not in ("note", "run_ended"):
+            raise UsageError("emit takes an event of kind note or run_ended; nothing was written")
+        self._agent.emit(event)
         return {}
 
 

@@ -98,7 +98,7 @@ def _report(body: Mapping[str, Any], seconds: Mapping[str, float], attempts: int
         "seconds": {name: round(value, 6) for name, value in seconds.items()},
         "bytes_total": body.get("bytes_total", 0),
         "bytes_written": body.get("bytes_written", 0),
-        "names": len(body.get("names", ())),
+        "names": sorted(body.get("names", ())),
         "placeholders": body.get("placeholders", []),
         "attempts": attempts,
     }
