@@ -223,11 +223,9 @@ class Line:
             follower.event(header, output)
 
     def comm(self, output: Output, followers: Sequence[Follower]) -> None:
-        """Relay a widget's message, once, into the cell that opened it or the first that follows its run."""
-        cell = self.relay.cell_of(output.comm_id)
+        """Relay a widget's message, once, into the cell whose run sent it, or the one that opened it."""
         msg_id = followers[0].msg_id if followers else ""
-        if cell is None and followers:
-            cell = followers[0].channel.put
+        cell = followers[0].channel.put if followers else self.relay.cell_of(output.comm_id)
         if cell is not None:
             self.relay.incoming(output, cell, msg_id)
 

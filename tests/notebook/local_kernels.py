@@ -92,7 +92,10 @@ class LocalKernel:
         places = [str(path)] if path else []
         environment = {**os.environ, **(env or {}), "PYTHONPATH": os.pathsep.join([*places, str(ROOT)])}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "ipykernel_launcher", "-f", str(file)], env=environment, stderr=subprocess.DEVNULL
+            [sys.executable, "-m", "ipykernel_launcher", "-f", str(file)],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         self.context = zmq.Context()
         self.sockets = {name: self.context.socket(kind) for name, kind in CHANNELS.items()}

@@ -88,9 +88,7 @@ def test_binary_state_arrives_whole(kernel: LocalKernel) -> None:
 
 
 def test_widgets_of_a_running_cell_answer(kernel: LocalKernel) -> None:
-    cell = kernel.start(
-        "%%remote\nimport ipywidgets, time\nb = ipywidgets.Button()\nb.on_click(lambda _: None)\ndisplay(b)\ntime.sleep(1)"
-    )
+    cell = kernel.start("%%remote\nimport ipywidgets, time\nb = ipywidgets.Button()\ndisplay(b)\ntime.sleep(1)")
     until(lambda: cell.of("display_data"), "the button")
     found = kernel.ask("comm_info_request")
     until(lambda: found.reply, "the comms", 0.9)
