@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -90,6 +92,35 @@ def test_a_push_that_fails_changes_nothing(kernel: ForkedKernel, tmp_path: Path)
     assert kernel.client.request("push", path=str(sent), names=["a"])["type"] == "ProtocolError"
     assert kernel.client.request("push", path=str(tmp_path / "none"), names=["a"])["status"] == "error"
     assert kernel.client.value("a") == "before"
+
+
+INTERRUPTS = """
+import os, signal
+class Interrupts:
+    def __reduce__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1000): pass
+        return (Interrupts, ())
+noisy = Interrupts()
+"""
+
+
+def test_an_interrupted_pull_says_so_and_leaves_no_file(kernel: ForkedKernel, tmp_path: Path) -> None:
+    kernel.client.text(INTERRUPTS)
+    reply = kernel.client.request("pull", path=str(tmp_path / "blob"), names=["noisy"])
+    assert reply["status"] == "error" and "interrupted" in reply["message"]
+    assert not (tmp_path / "blob").exists()
+    assert kernel.client.value("1 + 1") == 2
+
+
+def test_an_interrupt_meant_for_the_cell_before_does_not_hurt_a_save(kernel: ForkedKernel, tmp_path: Path) -> None:
+    kernel.client.text(INTERRUPTS)
+    assert save(kernel, tmp_path / "store")["body"]["placeholders"] == []
+    reply = kernel.client.raw.execute("import time\nwhile True: time.sleep(0.01)")
+    while kernel.client.raw.get_iopub_msg(timeout=30)["msg_type"] != "execute_input":
+        pass
+    os.kill(kernel.pid, signal.SIGINT)
+    assert kernel.client._reply(reply)["ename"] == "KeyboardInterrupt", "cells can be interrupted again"
 
 
 def save(kernel: ForkedKernel, store: Path) -> dict[str, Any]:
