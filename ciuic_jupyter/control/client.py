@@ -33,7 +33,7 @@ class Stream:
     def __init__(self, url: str, token: str) -> None:
         """Connect; PlaneUnavailable if nobody answers, or the plane's own error if it refuses."""
         try:
-            self._socket = connect(
+            opened = connect(
                 url,
                 additional_headers={"Authorization": f"Bearer {token}"},
                 open_timeout=_CONNECT_SECONDS,
@@ -43,6 +43,7 @@ class Stream:
                 ping_timeout=10,
                 proxy=None,
             )
+            self._socket = opened.__enter__()  # websockets from 17.1 on warns without; close() does what leaving would
         except (OSError, WebSocketException, TimeoutError) as error:
             raise PlaneUnavailable(f"the control plane does not answer ({error}); run `ciuic status`") from error
 

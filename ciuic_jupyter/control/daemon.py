@@ -27,6 +27,7 @@ from ciuic_jupyter.settings import Settings, private_directory
 _START_SECONDS = 30.0
 _ASK_SECONDS = 5.0
 _POLL = 0.02
+_started: list[subprocess.Popen[bytes]] = []  # it outlives us: nobody waits for it, and Popen would warn of that
 
 
 def find(settings: Settings) -> tuple[str, str] | None:
@@ -48,6 +49,7 @@ def ensure(settings: Settings) -> tuple[str, str]:
         return found
     private_directory(settings.state_dir)
     child = _spawn(settings)
+    _started.append(child)
     deadline = time.monotonic() + _START_SECONDS
     while True:
         found = find(settings)
