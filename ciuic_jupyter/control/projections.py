@@ -30,6 +30,10 @@ class Segment:
         """Return its length so far, never below zero."""
         return max(0, (self.closed_ms if self.closed_ms is not None else now_ms) - self.opened_ms)
 
+    def billed_ms(self, now_ms: int) -> int:
+        """Return the time that is paid for it so far: whole units, and the minimum at least."""
+        return -(-max(self.length_ms(now_ms), self.minimum_ms) // self.unit_ms) * self.unit_ms
+
     def cost(self, now_ms: int) -> int:
         """Return what it costs so far, in nano-units: priced once, from its two ends."""
         return cost(self.rate, self.length_ms(now_ms), unit_ms=self.unit_ms, minimum_ms=self.minimum_ms)
@@ -120,14 +124,15 @@ class Book:
         return self.compute_nano(now_ms) + self.storage_nano(now_ms)
 
     def billed_ms(self, now_ms: int) -> int:
-        """Return the time machines were paid for."""
-        return sum(segment.length_ms(now_ms) for segment in self.segments)
+        """Return the time machines are paid for, in whole billing units."""
+        return sum(segment.billed_ms(now_ms) for segment in self.segments)
 
     def unbilled_ms(self, now_ms: int) -> int:
         """Return the time since the first machine in which there was none: what stopping saved."""
         if not self.segments:
             return 0
-        return max(0, self._end(now_ms) - self.segments[0].opened_ms - self.billed_ms(now_ms))
+        lived = sum(segment.length_ms(now_ms) for segment in self.segments)
+        return max(0, self._end(now_ms) - self.segments[0].opened_ms - lived)
 
     def unspent_nano(self, now_ms: int) -> int:
         """Return what the unbilled time would have cost at the latest price."""

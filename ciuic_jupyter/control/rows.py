@@ -83,7 +83,7 @@ def _receipt(runner: Runner, step: Step, facts: Facts, at_ms: int) -> Row:
         "state": step.state.value,
         "currency": book.offer["currency"],
         "machine": facts["machine"],
-        "segment_seconds": segment.length_ms(end) / 1000 if segment is not None else 0.0,
+        "segment_seconds": segment.billed_ms(end) / 1000 if segment is not None else 0.0,
         "segment_nano": segment.cost(end) if segment is not None else 0,
         "billed_seconds": book.billed_ms(end) / 1000,
         "spent_nano": book.compute_nano(end),
