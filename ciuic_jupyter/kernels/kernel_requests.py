@@ -46,7 +46,8 @@ class Requests:
     def save(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Write the namespace into the store; answer with the manifest's body, which the agent signs.
 
-        The body goes to the file `body_path` where the request names one, else into the answer.
+        `placeholders` are variables to leave out, with the reason: they did not load again last time. The body goes to
+        the file `body_path` where the request names one, else into the answer.
         """
         from ciuic_jupyter.checkpoint.namespace import capture  # noqa: PLC0415 - only a kernel that is saved needs it
         from ciuic_jupyter.checkpoint.store import Store  # noqa: PLC0415
@@ -57,6 +58,7 @@ class Requests:
                 Store(Path(request["store"])),
                 hidden=kernel_state.hidden_names(self._shell),
                 state=kernel_state.session_state(self._shell),
+                force_placeholders=request.get("placeholders") or {},
             )
         running = self._watch.running()
         body["placeholders"] += [{"name": "", "path": "", "reason": what} for what in running]

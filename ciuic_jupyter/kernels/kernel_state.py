@@ -40,22 +40,25 @@ def session_state(shell: Any) -> dict[str, Any]:
 
 
 def apply_session_state(shell: Any, state: Mapping[str, Any]) -> None:
-    """Put the history of another kernel in the place of this one's; In, Out and friends stay the same objects."""
+    """Put the history of another kernel in the place of this one's; In, Out and friends stay the same objects.
+
+    A part that could not be saved is not in `state`; the others are applied.
+    """
     history, user = shell.history_manager, shell.user_ns
     for name in [name for name in user if _HISTORY.fullmatch(name)]:
         del user[name]
         shell.user_ns_hidden.pop(name, None)
-    history.input_hist_parsed[:] = state["inputs"]
-    history.input_hist_raw[:] = state["inputs_raw"]
+    history.input_hist_parsed[:] = state.get("inputs", [""])
+    history.input_hist_raw[:] = state.get("inputs_raw", [""])
     history.output_hist.clear()
-    history.output_hist.update(state["outputs"])
-    history.dir_hist[:] = [Path(folder) for folder in state["folders"]]
-    shell.execution_count = state["execution_count"]
-    taken = set(state["taken"])
-    shell.push({name: value for name, value in state["names"].items() if name not in taken}, interactive=False)
-    shell.push({name: value for name, value in state["names"].items() if name in taken})
+    history.output_hist.update(state.get("outputs", {}))
+    history.dir_hist[:] = [Path(folder) for folder in state.get("folders", ())]
+    shell.execution_count = state.get("execution_count", 1)
+    taken, names = set(state.get("taken", ())), state.get("names", {})
+    shell.push({name: value for name, value in names.items() if name not in taken}, interactive=False)
+    shell.push({name: value for name, value in names.items() if name in taken})
     for owner, key in ((shell.displayhook, "last"), (history, "previous")):
-        for name, value in state[key].items():
+        for name, value in state.get(key, {}).items():
             setattr(owner, name, value)
 
 

@@ -115,11 +115,13 @@ def reseed() -> None:
 
 
 def _serve(connection: Mapping[str, Any]) -> int:
+    from ciuic_jupyter.checkpoint import process  # noqa: PLC0415 - an agent forks before it loads what it needs
     from ciuic_jupyter.kernels.kernel import KernelApp  # noqa: PLC0415 - ipykernel is loaded in the kernel alone
 
     KernelApp.clear_instance()
     app = KernelApp.instance(connection=dict(connection), parent_handle=0)
     app.initialize([])
+    process.mark()  # what the user changes from here on is saved
     app.start()
     atexit._run_exitfuncs()  # noqa: SLF001 - os._exit follows, which runs none; IPython's and the user's belong here
     return 0
