@@ -9,30 +9,47 @@ from ciuic_jupyter.errors import UsageError
 
 NANO = 10**9
 HOUR_MS = 3_600_000
-MAX_NANO = 999_999_999 * NANO
 _AMOUNT = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?", re.ASCII)
 _SIGNS = {"USD": "$", "CNY": "¥", "EUR": "€", "GBP": "£"}
 
 
 def parse_usd(amount: str | int | Decimal) -> int:
-    """Return `amount` (units of the currency) as integer nano-units; UsageError unless it is a plain number >= 0."""
-    text = format(amount, "f") if isinstance(amount, Decimal) and amount.is_finite() else str(amount)
-    if isinstance(amount, bool | float) or not _AMOUNT.fullmatch(text):
-        raise UsageError(f"{text!r} is not an amount of money; write a plain number such as 5 or 0.25")
+    """Return `amount` (units of the currency) as integer nano-units; UsageError unless it is a plain number >= 0.
+
+    Floats are refused: 0.1 is not what it says.
+    """
+    text = _plain(amount)
+    if text is None or not _AMOUNT.fullmatch(text):
+        huge = isinstance(amount, int) and abs(amount) >= 10**20  # str() of an int has a limit of its own
+        shown = "an integer of more than 20 digits" if huge else repr(str(amount)[:40])
+        raise UsageError(f'{shown} is not an amount of money; write a plain number such as "5" or "0.25"')
     whole, _, fraction = text.partition(".")
     return int(whole) * NANO + int(fraction.ljust(9, "0") or 0)
 
 
+def _plain(amount: str | int | Decimal) -> str | None:
+    if isinstance(amount, str):
+        return amount
+    if isinstance(amount, Decimal):
+        return format(amount, "f") if amount.is_finite() and abs(amount.adjusted()) < 20 else None
+    return str(amount) if type(amount) is int and 0 <= amount < NANO else None
+
+
 def cost(rate_nano_per_hour: int, milliseconds: int, *, unit_ms: int = 1000, minimum_ms: int = 0) -> int:
-    """Price one segment from its length: rounded up to the billing unit, never below the minimum, in nano-units."""
+    """Price one segment from its length, in nano-units: rounded up to the billing unit, never below the minimum.
+
+    Priced once, from its ends: a sum of prices of its parts would round each of them.
+    """
     if rate_nano_per_hour < 0 or milliseconds < 0 or unit_ms < 1 or minimum_ms < 0:
         raise UsageError(f"a segment of {milliseconds} ms at {rate_nano_per_hour} nano/h can't be priced: below zero")
-    units = -(-max(milliseconds, minimum_ms) // unit_ms)
-    return -(-rate_nano_per_hour * units * unit_ms // HOUR_MS)
+    billed_ms = max(minimum_ms, -(-milliseconds // unit_ms) * unit_ms)
+    return -(-rate_nano_per_hour * billed_ms // HOUR_MS)
 
 
 def format_money(nano: int, currency: str = "USD", places: int | None = None) -> str:
     """Return `nano` as text for people: "$0.0132". Without `places`, enough of them to show small amounts."""
+    if places is not None and not 0 <= places <= 9:
+        raise UsageError(f"money has 0 to 9 decimal places, not {places}")
     size = abs(nano)
     if places is None:
         places = 2 if size == 0 or size >= 100 * NANO else 4 if size >= NANO // 1000 else 6 if size >= 1000 else 9

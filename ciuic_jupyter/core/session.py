@@ -1,4 +1,9 @@
-"""The life of a session as a table: (state, event) -> (next state, commands). Nothing here acts or tells time."""
+"""The life of a session as a table: (state, event) -> (next state, commands). Nothing here acts or tells time.
+
+No row stands for "nothing to do". What is asked twice (a pause while saving, a discard while stopping) the control
+plane answers from the state; what comes too late (a `saved` from a machine that is being stopped) is refused here, and
+it drops it. In STOPPING every end of the machine, wished or not, is proven by the provider: `stopped_...` alone.
+"""
 
 from __future__ import annotations
 
