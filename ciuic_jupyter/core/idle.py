@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 
 from ciuic_jupyter.errors import UsageError
 
+_STOP_SECONDS = 5.0  # from a save's end until the provider says that the machine is gone
+_MOST_DOUBLINGS = 6
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -93,6 +96,8 @@ class Policy:
             self.restore_seconds,
             self.minimum_seconds,
             self.floor_seconds,
+            self.deadline_seconds or 0.0,
+            self.max_resumes_per_100 or 0,
         )
         if not all(math.isfinite(number) and number >= 0 for number in numbers) or self.unit_seconds < 1:
             raise UsageError(f"an idle policy needs finite numbers of 0 or more, and a unit of 1 s or more: {self}")
@@ -138,42 +143,56 @@ def decide(policy: Policy, verdict: Verdict, facts: Facts) -> Decision:
         return Decision(None, None, None, "never: keeping the checkpoint costs as much as the machine")
     if isinstance(verdict, Uncertain):
         return _uncertain(policy, verdict, facts, even)
-    if _annoying(policy, facts):
-        limit = policy.max_resumes_per_100
-        return Decision(
-            None, None, even, f"not now: {facts.resumes} resumes in {facts.runs} cells, the cap is {limit} %"
-        )
-    wait = max(policy.floor_seconds, even)
-    save_at = _end_of_paid_unit(policy, facts.segment_started, verdict.since + wait - policy.checkpoint_seconds)
+    over = _resumes_over(policy, facts)
+    wait = max(policy.floor_seconds, even) * 2**over
     reason = f"idle; a stop and a restore cost as much as {even:.0f} s of waiting"
-    if facts.kept_until is not None and facts.kept_until > save_at:
-        save_at, reason = facts.kept_until, "kept on request"
-    numbers = {
-        "checkpoint_seconds": policy.checkpoint_seconds,
-        "restore_seconds": policy.restore_seconds,
-        "break_even_seconds": even,
-        "floor_seconds": policy.floor_seconds,
-        "idle_since": verdict.since,
-    }
-    return Decision(save_at, save_at + policy.checkpoint_seconds, even, reason, numbers)
+    if over:
+        limit = policy.max_resumes_per_100
+        reason += (
+            f"; waits {2**over} times as long: {facts.resumes} resumes in {facts.runs} cells, the cap is {limit} %"
+        )
+    return _release(policy, facts, verdict.since + wait - policy.checkpoint_seconds, reason, verdict.since)
 
 
 def _uncertain(policy: Policy, verdict: Uncertain, facts: Facts, even: float) -> Decision:
     reason = f"not known to be idle: {verdict.witness}: {verdict.why}"
     if policy.deadline_seconds is None or facts.uncertain_since is None:
         return Decision(None, None, even, reason)
-    save_at = max(facts.uncertain_since + policy.deadline_seconds, facts.kept_until or 0.0)
-    return Decision(save_at, save_at + policy.checkpoint_seconds, even, f"{reason}; its deadline counts")
+    since = facts.uncertain_since
+    return _release(policy, facts, since + policy.deadline_seconds, f"{reason}; its deadline counts", since)
 
 
-def _annoying(policy: Policy, facts: Facts) -> bool:
-    limit = policy.max_resumes_per_100
-    return limit is not None and facts.runs > 0 and 100 * (facts.resumes + 1) > limit * max(facts.runs, 100)
+def _release(policy: Policy, facts: Facts, earliest: float, reason: str, since: float) -> Decision:
+    """Save at `earliest`, or later where the user or the paid unit says so."""
+    if facts.kept_until is not None and facts.kept_until > earliest:
+        earliest, reason = facts.kept_until, "kept on request"
+    save_at = _end_of_paid_unit(policy, facts.segment_started, earliest)
+    if save_at > earliest:
+        reason += "; the time until then is paid anyway"
+    even = policy.break_even_seconds
+    numbers = {
+        "checkpoint_seconds": policy.checkpoint_seconds,
+        "restore_seconds": policy.restore_seconds,
+        "break_even_seconds": even or 0.0,
+        "floor_seconds": policy.floor_seconds,
+        "idle_since": since,
+    }
+    return Decision(save_at, save_at + policy.checkpoint_seconds, even, reason, numbers)
+
+
+def _resumes_over(policy: Policy, facts: Facts) -> int:
+    """Tell by how many the next resume would cross the cap; each doubles the wait, so that even then it has an end."""
+    if policy.max_resumes_per_100 is None:
+        return 0
+    allowed = policy.max_resumes_per_100 * max(facts.runs, 100) // 100
+    return min(max(0, facts.resumes + 1 - allowed), _MOST_DOUBLINGS)
 
 
 def _end_of_paid_unit(policy: Policy, started: float, save_at: float) -> float:
-    """Postpone to where the time that is paid anyway is used up, the save itself included."""
+    """Postpone to where the time that is paid anyway is used up, the save and the stop included."""
     unit, save = policy.unit_seconds, policy.checkpoint_seconds
     gone = save_at + save - started
     paid = max(policy.minimum_seconds, math.ceil(gone / unit - 1e-9) * unit)
-    return max(save_at, started + paid - save) if unit > 1 or policy.minimum_seconds > gone else save_at
+    spare = min(save + _STOP_SECONDS, unit / 10) if unit > 1 else 0.0  # a second too late costs a whole unit
+    worthwhile = unit > 1 or policy.minimum_seconds > gone
+    return max(save_at, started + paid - spare - save) if worthwhile else save_at
