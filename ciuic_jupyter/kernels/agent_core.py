@@ -59,7 +59,7 @@ class Agent:
         self.socket.on_blob = self.blobs.serve
         now = boottime()
         self.lease = Lease(config.lease_seconds, now, now, config.deadline)
-        self.usage = Usage(kernel, config.sample_hz, self.runs, self.socket)
+        self.usage = Usage(kernel, nursery.pid, config.sample_hz, self.runs, self.socket)
         self.departure = Departure(self, config)
         self.link: KernelLink
         self.saver: Saver

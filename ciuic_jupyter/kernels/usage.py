@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from typing import Any
 
 from ciuic_jupyter.kernels.lease import boottime
@@ -19,8 +20,8 @@ TELL_SECONDS = 0.5
 class Usage:
     """Samples the kernel's process tree and tells the plane averages, with the witnesses of idleness."""
 
-    def __init__(self, kernel_pid: int, hz: float, runs: Runs, socket: PlaneSocket) -> None:
-        self._sampler = Sampler(kernel_pid, hz)
+    def __init__(self, kernel: int, nursery: int, hz: float, runs: Runs, socket: PlaneSocket) -> None:
+        self._sampler = Sampler(kernel, hz, reaper=os.getpid(), spared={nursery})  # orphans of the kernel are ours
         self._every = 1 / hz
         self._runs = runs
         self._socket = socket
@@ -53,7 +54,7 @@ class Usage:
 
 def _average(window: list[Sample]) -> dict[str, Any]:
     newest: dict[str, Any] = window[-1].as_dict()
-    for name, value in newest.items():
-        if isinstance(value, float) and name.endswith("percent"):
-            newest[name] = sum(getattr(sample, name) for sample in window) / len(window)
+    for name in ("cpu_percent", "kernel_cpu_percent"):
+        known = [value for sample in window if (value := getattr(sample, name)) is not None]
+        newest[name] = sum(known) / len(known) if known else None
     return newest

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+_READS_BEFORE_RETRY = 30  # a driver that failed is asked again then, about every half minute
 
 
 @dataclass(frozen=True)
@@ -19,40 +23,63 @@ class GpuSample:
     energy_joules: float | None
 
 
+def _load() -> Any:
+    import pynvml  # noqa: PLC0415 - loads the driver's library, only where usage is sampled
+
+    return pynvml
+
+
 class Nvml:
     """The devices of this machine; `why` says why there are none to read, `absent` that there is no GPU at all."""
 
-    def __init__(self) -> None:
+    def __init__(self, load: Callable[[], Any] = _load, devices: Path = Path("/dev")) -> None:
+        """Open the library that `load` returns (pynvml); `devices` is where the driver's device nodes are."""
         self.absent = False
         self.why: str | None = None
+        self._load = load
+        self._nodes = devices
         self._nvml: Any = None
-        self._devices: list[Any] = []
-        try:
-            import pynvml  # noqa: PLC0415 - loads the driver's library, only where usage is sampled
-        except ImportError:
-            self.absent, self.why = True, "nvidia-ml-py is not installed"
-            return
-        self._nvml = pynvml
-        try:
-            pynvml.nvmlInit()
-            count = pynvml.nvmlDeviceGetCount()
-            self._devices = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
-        except pynvml.NVMLError as error:
-            gone = (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
-            self.absent = getattr(error, "value", None) in gone
-            self.why = "no NVIDIA driver" if self.absent else f"NVML failed: {error}"
-            return
-        if not self._devices:
-            self.absent, self.why = True, "no GPU"
+        self._handles: list[Any] = []
+        self._reads = 0
+        self._open()
 
     def read(self) -> tuple[GpuSample, ...] | str:
         """Return one sample a device (none where there is no GPU), or why they can't be read."""
-        if not self._devices:
-            return () if self.absent else str(self.why)
+        if self.absent:
+            return ()
+        if not self._handles:
+            self._reads += 1
+            if self._reads % _READS_BEFORE_RETRY == 0:
+                self._open()
+            if not self._handles:
+                return () if self.absent else str(self.why)
         try:
-            return tuple(self._one(index, handle) for index, handle in enumerate(self._devices))
+            return tuple(self._one(index, handle) for index, handle in enumerate(self._handles))
         except self._nvml.NVMLError as error:
             return f"NVML failed: {error}"
+
+    def _open(self) -> None:
+        try:
+            self._nvml = nvml = self._load()
+        except ImportError:
+            self._without("nvidia-ml-py is not installed")
+            return
+        try:
+            nvml.nvmlInit()
+            self._handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+        except nvml.NVMLError as error:
+            if error.value in (nvml.NVML_ERROR_LIBRARY_NOT_FOUND, nvml.NVML_ERROR_DRIVER_NOT_LOADED):
+                self._without("no NVIDIA driver")
+            else:
+                self.why = f"NVML failed: {error}"
+            return
+        self.absent, self.why = not self._handles, None if self._handles else "no GPU"
+
+    def _without(self, why: str) -> None:
+        """Without the library a GPU can't be seen: it is absent only if the driver made no device node either."""
+        nodes = [*self._nodes.glob("nvidia[0-9]*"), *self._nodes.glob("dxg")]
+        self.absent = not nodes
+        self.why = f"{why}, but {nodes[0]} exists: a GPU that can't be read" if nodes else why
 
     def _one(self, index: int, handle: Any) -> GpuSample:
         nvml = self._nvml
