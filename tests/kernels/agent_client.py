@@ -53,8 +53,11 @@ class Machine:
         }
         file = self.directory / "config.json"
         file.write_text(json.dumps(self.config))
+        self.process = self.start(file)
+
+    def start(self, file: Path) -> Any:
         with (self.directory / "out.log").open("ab") as out:
-            self.process = subprocess.Popen(
+            return subprocess.Popen(
                 [sys.executable, "-m", "ciuic_jupyter.kernels.agent", str(file)], stdout=out, stderr=out
             )
 
