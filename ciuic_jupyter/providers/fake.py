@@ -133,9 +133,10 @@ class FakeProvider:
         return Endpoint(self._endpoint)
 
     @property
-    def alive(self) -> list[str]:
+    def alive(self) -> tuple[str, ...]:
         """Return the machines that cost money now."""
-        return [kept.machine.id for kept in self._kept.values() if kept.machine.state is not MachineState.STOPPED]
+        living = (kept.machine for kept in self._kept.values() if kept.machine.state is not MachineState.STOPPED)
+        return tuple(machine.id for machine in living)
 
     @property
     def started(self) -> int:
