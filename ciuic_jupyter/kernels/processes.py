@@ -88,6 +88,9 @@ def _own_descriptors(log: Path, keep: Collection[int]) -> None:
         if descriptor > 2 and descriptor not in keep:
             with suppress(OSError):
                 os.close(descriptor)
+    # whatever the parent's streams were, these write to the log
+    sys.stdout = os.fdopen(1, "w", buffering=1, errors="backslashreplace", closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
 
 
 def descendants(spared: Collection[int] = ()) -> list[psutil.Process]:
