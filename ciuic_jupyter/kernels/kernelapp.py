@@ -121,7 +121,7 @@ def _serve(connection: Mapping[str, Any]) -> int:
     KernelApp.clear_instance()
     app = KernelApp.instance(connection=dict(connection), parent_handle=0)
     app.initialize([])
-    process.mark()  # what the user changes from here on is saved
+    process.remember_start()  # what the user changes from here on is saved
     app.start()
     atexit._run_exitfuncs()  # noqa: SLF001 - os._exit follows, which runs none; IPython's and the user's belong here
     return 0
