@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ciuic_jupyter.control.ledger import Entry
-from ciuic_jupyter.core.money import cost
+from ciuic_jupyter.core.money import billed_ms, cost
 from ciuic_jupyter.core.session import State, meter_open
 from ciuic_jupyter.errors import LedgerError
 
@@ -32,7 +32,7 @@ class Segment:
 
     def billed_ms(self, now_ms: int) -> int:
         """Return the time that is paid for it so far: whole units, and the minimum at least."""
-        return -(-max(self.length_ms(now_ms), self.minimum_ms) // self.unit_ms) * self.unit_ms
+        return billed_ms(self.length_ms(now_ms), unit_ms=self.unit_ms, minimum_ms=self.minimum_ms)
 
     def cost(self, now_ms: int) -> int:
         """Return what it costs so far, in nano-units: priced once, from its two ends."""

@@ -35,15 +35,24 @@ def _plain(amount: str | int | Decimal) -> str | None:
     return str(amount) if type(amount) is int and 0 <= amount < NANO else None
 
 
+def billed_ms(milliseconds: int, *, unit_ms: int = 1000, minimum_ms: int = 0) -> int:
+    """Return the time that is paid for a segment of this length: whole billing units, and the minimum at least."""
+    if milliseconds < 0 or unit_ms < 1 or minimum_ms < 0:
+        raise UsageError(
+            f"a segment of {milliseconds} ms, billed by {unit_ms} ms and {minimum_ms} ms at least, can't be priced"
+        )
+    return max(minimum_ms, -(-milliseconds // unit_ms) * unit_ms)
+
+
 def cost(rate_nano_per_hour: int, milliseconds: int, *, unit_ms: int = 1000, minimum_ms: int = 0) -> int:
-    """Price one segment from its length, in nano-units: rounded up to the billing unit, never below the minimum.
+    """Price one segment from its length, in nano-units, rounded up.
 
     Priced once, from its ends: a sum of prices of its parts would round each of them.
     """
-    if rate_nano_per_hour < 0 or milliseconds < 0 or unit_ms < 1 or minimum_ms < 0:
-        raise UsageError(f"a segment of {milliseconds} ms at {rate_nano_per_hour} nano/h can't be priced: below zero")
-    billed_ms = max(minimum_ms, -(-milliseconds // unit_ms) * unit_ms)
-    return -(-rate_nano_per_hour * billed_ms // HOUR_MS)
+    if rate_nano_per_hour < 0:
+        raise UsageError(f"a price of {rate_nano_per_hour} nano-units per hour is below zero")
+    billed = billed_ms(milliseconds, unit_ms=unit_ms, minimum_ms=minimum_ms)
+    return -(-rate_nano_per_hour * billed // HOUR_MS)
 
 
 def format_money(nano: int, currency: str = "USD", places: int | None = None) -> str:

@@ -1,139 +1,264 @@
-"""The session table: every reachable state walked, every unlisted pair refused, the invariants of the design."""
+"""The session's table: what is reachable, what no order of events can break, and what a name may be."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import product
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ciuic_jupyter.core.session import TABLE, Command, Event, State, check_name, is_live, meter_open, step
+from ciuic_jupyter.core.session import (
+    TABLE,
+    Command,
+    Event,
+    State,
+    Step,
+    check_name,
+    is_live,
+    meter_open,
+    step,
+)
 from ciuic_jupyter.errors import IllegalTransition, UsageError
 
-PAIRS = sorted(TABLE, key=str)
-SAVING_FIRST = {Event.SAVED, Event.AGENT_SAVED_AND_LEFT}
-WITHOUT_SAVE = {  # a stop without a new checkpoint: the user said so, or there is no kernel to save
-    Event.DISCARD,
-    Event.SAVE_GAVE_UP,
-    Event.RESTORE_FAILED,
-    Event.KERNEL_DIED,
-    Event.STOP_FAILED,
-}
+Table = Mapping[tuple[State | None, Event], Step]
+
+LIVE = (State.REQUESTED, State.STARTING, State.RUNNING, State.SAVING, State.STOPPING)
+NEEDS_CHECKPOINT = {Event.START_FAILED_SAVED, Event.MACHINE_LOST_SAVED, Event.STOPPED_PAUSED}
+NEEDS_NONE = {Event.START_FAILED, Event.MACHINE_LOST, Event.STOPPED_FAILED}
+USERS_WISH = {Event.DISCARD, Event.SAVE_GAVE_UP}
+NOTHING_TO_SAVE = {Event.KERNEL_DIED, Event.RESTORE_FAILED}
 
 
-def reachable() -> set[State | None]:
-    seen: set[State | None] = {None}
-    todo: list[State | None] = [None]
+@dataclass(frozen=True)
+class World:
+    """What is true outside the table while a session goes through it."""
+
+    state: State | None = None
+    machine: bool = False  # may exist at the provider
+    segment: bool = False
+    checkpoint: bool = False
+
+    def possible(self, event: Event) -> bool:
+        """Tell whether the control plane can see `event` in this world."""
+        return (self.checkpoint or event not in NEEDS_CHECKPOINT) and (not self.checkpoint or event not in NEEDS_NONE)
+
+
+def after(world: World, event: Event, taken: Step) -> World:
+    """The world after a step, as its commands change it."""
+    machine, segment, checkpoint = world.machine, world.segment, world.checkpoint
+    if event in (Event.START_FAILED, Event.START_FAILED_SAVED):
+        machine = False
+    for command in taken.commands:
+        if command is Command.START_MACHINE:
+            machine = True
+        elif command is Command.OPEN_SEGMENT:
+            segment = True
+        elif command is Command.CLOSE_SEGMENT:
+            machine = segment = False
+        elif command is Command.RECORD_CHECKPOINT:
+            checkpoint = True
+    if event is Event.CREATE:
+        checkpoint = False  # a new life
+    return World(taken.state, machine, segment, checkpoint)
+
+
+def broken(world: World, event: Event, taken: Step) -> Iterator[str]:
+    """Name each law that this step breaks."""
+    yield from _broken_by_money(world, event, taken)
+    yield from _broken_by_saving(world, event, taken)
+
+
+def _broken_by_money(world: World, event: Event, taken: Step) -> Iterator[str]:
+    new, commands = after(world, event, taken), taken.commands
+    if meter_open(taken.state) != new.machine:
+        yield "the meter is open exactly while a machine may exist"
+    if new.segment and not new.machine:
+        yield "no segment outlives its machine"
+    if world.machine and Command.START_MACHINE in commands:
+        yield "one session never has two machines"
+    if Command.START_MACHINE in commands and commands[0] is not Command.RECORD_INTENT:
+        yield "the intent is written before the machine is asked for"
+    if Command.CLOSE_SEGMENT in commands and not {Command.RECEIPT, Command.TELL} & set(commands):
+        yield "no machine ends in silence"
+
+
+def _broken_by_saving(world: World, event: Event, taken: Step) -> Iterator[str]:
+    new, commands = after(world, event, taken), taken.commands
+    if Command.STOP_MACHINE in commands and event is not Event.STOP_FAILED:
+        saved = event is Event.SAVED and commands.index(Command.RECORD_CHECKPOINT) < commands.index(
+            Command.STOP_MACHINE
+        )
+        if not (saved or event in USERS_WISH or event in NOTHING_TO_SAVE):
+            yield "no stop without a checkpoint that was read back"
+    if taken.state is State.STOPPING and Command.STOP_MACHINE not in commands:
+        yield "who waits for a machine's end asks for it"
+    if taken.state is State.PAUSED and not new.checkpoint:
+        yield "paused means that there is something to go back to"
+    if event is Event.SAVE_FAILED and (taken.state is not State.RUNNING or Command.TELL not in commands):
+        yield "a failed save warns and keeps the machine"
+
+
+def walk(table: Table) -> tuple[set[World], list[str]]:
+    """Go everywhere a session can go; return all worlds and all broken laws."""
+    seen, todo, found = {World()}, [World()], []
     while todo:
-        state = todo.pop()
-        for (source, event), _ in TABLE.items():
-            if source is state:
-                following = step(state, event).state
-                if following not in seen:
-                    seen.add(following)
-                    todo.append(following)
-    return seen
+        world = todo.pop()
+        for event in Event:
+            taken = table.get((world.state, event))
+            if taken is None or not world.possible(event):
+                continue
+            found += [f"{world} {event}: {law}" for law in broken(world, event, taken)]
+            new = after(world, event, taken)
+            if new not in seen:
+                seen.add(new)
+                todo.append(new)
+    return seen, found
 
 
-def test_every_state_is_reached_from_nothing_and_each_can_end_closed() -> None:
-    assert reachable() == {None, *State}
+def test_no_reachable_step_breaks_a_law() -> None:
+    seen, found = walk(TABLE)
+    assert found == []
+    assert {world.state for world in seen} == {None, *State}
+
+
+def test_every_state_can_end_closed() -> None:
     ends = {State.CLOSED}
-    while True:
-        before = len(ends)
-        ends |= {source for (source, _), s in TABLE.items() if s.state in ends and source is not None}
-        if len(ends) == before:
-            break
+    while more := {source for (source, _), s in TABLE.items() if source and s.state in ends} - ends:
+        ends |= more
     assert ends == set(State)
 
 
-@pytest.mark.parametrize("state", [None, *State])
-def test_an_unlisted_pair_raises_with_both_names(state: State | None) -> None:
-    unlisted = [event for event in Event if (state, event) not in TABLE]
-    assert unlisted
-    for event in unlisted:
-        with pytest.raises(IllegalTransition) as refused:
+def test_every_row_is_reached() -> None:
+    seen, _ = walk(TABLE)
+    reached = {(w.state, e) for w in seen for e in Event if (w.state, e) in TABLE and w.possible(e)}
+    assert reached == set(TABLE)
+
+
+@pytest.mark.parametrize("row", sorted(TABLE, key=str), ids=lambda row: f"{row[0]}-{row[1]}")
+def test_a_table_that_loses_a_command_that_money_hangs_on_is_found_out(row: tuple[State | None, Event]) -> None:
+    vital = {Command.RECORD_INTENT, Command.STOP_MACHINE, Command.CLOSE_SEGMENT, Command.RECORD_CHECKPOINT}
+    for command in set(TABLE[row].commands) & vital:
+        if command is Command.RECORD_CHECKPOINT and Command.STOP_MACHINE in TABLE[row].commands:
+            continue  # the checker itself looks for it
+        kept = tuple(c for c in TABLE[row].commands if c is not command)
+        _, found = walk({**TABLE, row: replace(TABLE[row], commands=kept)})
+        assert found, f"{row} without {command} went unseen"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        ((State.RUNNING, Event.QUIET), Step(State.STOPPING, (Command.STOP_MACHINE,))),
+        ((State.SAVING, Event.SAVE_FAILED), Step(State.STOPPING, (Command.STOP_MACHINE,))),
+        ((State.STOPPING, Event.STOP_FAILED), Step(State.FAILED, (Command.TELL,))),
+        ((State.RUNNING, Event.RESUME), Step(State.REQUESTED, (Command.RECORD_INTENT, Command.START_MACHINE))),
+        ((State.SAVING, Event.MACHINE_LOST), Step(State.PAUSED, (Command.CLOSE_SEGMENT, Command.TELL))),
+        ((State.REQUESTED, Event.DISCARD), Step(State.CLOSED, (Command.TELL,))),
+    ],
+    ids=lambda row: f"{row[0][0]}-{row[0][1]}",
+)
+def test_a_row_that_breaks_a_law_is_found_out(row: tuple[tuple[State, Event], Step]) -> None:
+    _, found = walk({**TABLE, row[0]: row[1]})
+    assert found
+
+
+def test_every_unlisted_pair_is_refused_with_both_names() -> None:
+    pairs = [pair for pair in product((None, *State), Event) if pair not in TABLE]
+    assert len(pairs) > 100
+    for state, event in pairs:
+        with pytest.raises(IllegalTransition) as caught:
             step(state, event)
-        assert event.value in str(refused.value)
-        assert (state.value if state else "not created") in str(refused.value)
-
-
-@pytest.mark.parametrize("pair", PAIRS, ids=str)
-def test_no_machine_is_stopped_without_a_checkpoint_unless_there_is_a_reason(pair: tuple[State, Event]) -> None:
-    taken = TABLE[pair]
-    if Command.STOP_MACHINE in taken.commands:
-        assert pair[1] in SAVING_FIRST | WITHOUT_SAVE
-        if pair[1] is Event.SAVED:
-            assert taken.commands.index(Command.RECORD_CHECKPOINT) < taken.commands.index(Command.STOP_MACHINE)
-
-
-@pytest.mark.parametrize("pair", PAIRS, ids=str)
-def test_the_meter_opens_with_an_intent_and_closes_only_with_the_machine(pair: tuple[State | None, Event]) -> None:
-    source, taken = pair[0], TABLE[pair]
-    was_open = source is not None and meter_open(source)
-    if not was_open and meter_open(taken.state):
-        assert taken.commands[:2] == (Command.RECORD_INTENT, Command.START_MACHINE)
-    if was_open and not meter_open(taken.state):
-        never_was = pair[1] in (Event.START_FAILED, Event.START_FAILED_SAVED)
-        assert never_was or Command.CLOSE_SEGMENT in taken.commands
-    if Command.CLOSE_SEGMENT in taken.commands:
-        assert not meter_open(taken.state)
-
-
-def test_an_intent_is_recorded_before_each_start() -> None:
-    for taken in TABLE.values():
-        if Command.START_MACHINE in taken.commands:
-            assert taken.commands.index(Command.RECORD_INTENT) < taken.commands.index(Command.START_MACHINE)
-
-
-def test_a_failed_save_keeps_the_machine() -> None:
-    assert step(State.SAVING, Event.SAVE_FAILED).state is State.RUNNING
-    assert Command.STOP_MACHINE not in step(State.SAVING, Event.SAVE_FAILED).commands
-
-
-def test_a_stop_that_fails_is_asked_for_again_and_stays_billed() -> None:
-    again = step(State.STOPPING, Event.STOP_FAILED)
-    assert again.state is State.STOPPING
-    assert meter_open(again.state)
-    assert Command.STOP_MACHINE in again.commands
-
-
-def contradicts(event: Event, saved: bool) -> bool:
-    """Tell whether the plane, which knows if a checkpoint exists, would never feed `event`."""
-    needs = (Event.START_FAILED_SAVED, Event.MACHINE_LOST_SAVED, Event.STOPPED_PAUSED)
-    lacks = (Event.START_FAILED, Event.MACHINE_LOST, Event.STOPPED_FAILED)
-    return event in (lacks if saved else needs)
+        assert event.value in str(caught.value)
+        assert (state.value if state else "not created") in str(caught.value)
 
 
 @given(st.lists(st.sampled_from(list(Event)), max_size=60))
-def test_whatever_happens_segments_and_machines_stay_in_step(events: list[Event]) -> None:
-    state: State | None = None
-    machine_may_live = segment_open = saved = False
+def test_any_history_opens_and_closes_one_segment_at_a_time(events: list[Event]) -> None:
+    world, open_segments, machines = World(), 0, 0
     for event in events:
-        if (state, event) not in TABLE or contradicts(event, saved):
+        if not world.possible(event):
             continue
-        taken = step(state, event)
-        for command in taken.commands:
-            if command is Command.START_MACHINE:
-                assert not machine_may_live, "a second machine for one session"
-                machine_may_live = True
-            elif command is Command.OPEN_SEGMENT:
-                assert machine_may_live
-                assert not segment_open
-                segment_open = True
-            elif command is Command.RECORD_CHECKPOINT:
-                saved = True
-            elif command is Command.CLOSE_SEGMENT:
-                machine_may_live = segment_open = False
-        if event in (Event.START_FAILED, Event.START_FAILED_SAVED):
-            machine_may_live = False
-        state = taken.state
-        assert machine_may_live == meter_open(state) == is_live(state)
-        assert not segment_open or meter_open(state)
+        try:
+            taken = step(world.state, event)
+        except IllegalTransition:
+            continue
+        assert list(broken(world, event, taken)) == []
+        machines += Command.START_MACHINE in taken.commands
+        open_segments += Command.OPEN_SEGMENT in taken.commands
+        if Command.CLOSE_SEGMENT in taken.commands and world.segment:
+            open_segments -= 1
+        assert 0 <= open_segments <= 1
+        world = after(world, event, taken)
+    assert is_live(world.state) == world.machine if world.state else machines == 0
 
 
-def test_names_that_become_folders() -> None:
-    for good in ("a", "digits", "run-3_b.1", "0" * 64):
-        assert check_name(good) == good
-    bad = ["", "A", "a\n", "..", ".a", "a..b", "a/b", "a" * 65, "ä", "a b", "-a", "a\0", "con:", "１"]
-    for name in bad:
-        with pytest.raises(UsageError):
-            check_name(name)
+@pytest.mark.parametrize("state", LIVE)
+def test_from_every_live_state_the_machine_can_end_without_the_user(state: State) -> None:
+    ends = {s for s in State if not is_live(s)}
+    reached, todo = {state}, [state]
+    while todo:
+        here = todo.pop()
+        for (origin, event), taken in TABLE.items():
+            asked = event in USERS_WISH | {Event.PAUSE, Event.CLOSE}
+            if origin is here and not asked and taken.state not in reached:
+                reached.add(taken.state)
+                todo.append(taken.state)
+    assert reached & ends
+
+
+@pytest.mark.parametrize("state", [State.REQUESTED, State.STARTING, State.RUNNING, State.SAVING])
+def test_discard_stops_the_machine_wherever_the_session_is(state: State) -> None:
+    assert step(state, Event.DISCARD) == Step(State.STOPPING, (Command.STOP_MACHINE,))
+
+
+@pytest.mark.parametrize("state", [State.STARTING, State.RUNNING, State.SAVING])
+def test_a_lost_machine_goes_back_to_its_checkpoint_if_there_is_one(state: State) -> None:
+    assert step(state, Event.MACHINE_LOST_SAVED).state is State.PAUSED
+    assert step(state, Event.MACHINE_LOST).state is State.FAILED
+    left = step(state, Event.AGENT_SAVED_AND_LEFT)
+    assert left.state is State.PAUSED
+    assert left.commands == (Command.RECORD_CHECKPOINT, Command.CLOSE_SEGMENT, Command.RECEIPT)
+
+
+def test_a_resume_whose_restore_fails_is_paused_again() -> None:
+    state = step(State.PAUSED, Event.RESUME).state
+    for event in (Event.MACHINE_STARTED, Event.RESTORE_FAILED, Event.STOP_FAILED, Event.STOPPED_PAUSED):
+        state = step(state, event).state
+    assert state is State.PAUSED
+
+
+@pytest.mark.parametrize("state", [State.STARTING, State.RUNNING, State.SAVING])
+def test_a_dead_kernel_is_told_and_its_machine_goes(state: State) -> None:
+    assert step(state, Event.KERNEL_DIED) == Step(State.STOPPING, (Command.STOP_MACHINE, Command.TELL))
+    assert step(State.STOPPING, Event.STOPPED_FAILED).state is State.FAILED
+    assert step(State.STOPPING, Event.STOPPED_PAUSED).state is State.PAUSED
+
+
+def test_the_table_can_not_be_changed() -> None:
+    with pytest.raises(TypeError):
+        TABLE[None, Event.CREATE] = Step(State.CLOSED)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("name", ["a", "0", "train-1", "a.b", "x_y", "a" * 64, "a."])
+def test_names_of_sessions(name: str) -> None:
+    assert check_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "a..b", "/a", "a/b", "A", "é", "а", "a\n", "-a", "_a", "a" * 65, "a b", "a\x00", "１"]
+)
+def test_names_that_could_leave_their_folder_are_refused(name: str) -> None:
+    with pytest.raises(UsageError):
+        check_name(name)
+
+
+@given(st.text(max_size=70))
+def test_an_accepted_name_is_one_plain_part_of_a_path(name: str) -> None:
+    try:
+        check_name(name)
+    except UsageError:
+        return
+    assert name.isascii() and "/" not in name and ".." not in name and name[0].isalnum() and name == name.lower()
