@@ -82,22 +82,24 @@ class Line:
                 line.client = client
             if line is None or line.closed:
                 line = cls._open[session] = cls(client, session, after)
-            elif after < line.seen:  # either the line is newer than what the caller knows, or the session is a new one
+            elif after < line.seen or (line.view or {}).get("state") in {"closed", "failed"}:
                 line._life_of(client.session(session))
             return line
 
     def _life_of(self, view: Mapping[str, Any]) -> None:
-        """A session closed and begun anew under its name counts its events from the start."""
+        """A session begun anew under its name has other events, perhaps counted from the start."""
         with self.lock:
             before, self.view = self.view, view
             if before is None or before.get("id") == view.get("id"):
                 return
-            self.seen = 0
+            if int(view.get("last_seq") or 0) < self.seen:
+                self.seen = 0
+            self._forget_over(0)
             self.counts.clear()
             self.relay.forget()
             stream = self._stream
         if stream is not None:
-            stream.close()  # and the reader opens it again from the start
+            stream.close()  # and the reader opens it again, now of the new life
 
     def wait_listening(self, seconds: float = 10.0) -> None:
         """Return when events flow; PlaneUnavailable (or what the plane answered) if they don't in time."""
@@ -112,10 +114,13 @@ class Line:
         """Deliver the run's events from now on; return the last event seen before."""
         with self.lock:
             self._followers.setdefault(follower.run, []).append(follower)
-            over = [run for run, listed in self._followers.items() if all(one.over for one in listed)]
-            for run in over[:-CELLS_KEPT]:
-                del self._followers[run]
+            self._forget_over(CELLS_KEPT)
             return self.seen
+
+    def _forget_over(self, keep: int) -> None:
+        over = [run for run, listed in self._followers.items() if all(one.over for one in listed)]
+        for run in over[: len(over) - keep]:
+            del self._followers[run]
 
     def remove(self, follower: Follower) -> None:
         """Deliver no more to this one."""

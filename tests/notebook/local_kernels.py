@@ -21,6 +21,8 @@ from typing import Any
 import zmq
 from jupyter_client.session import Session
 
+from ciuic_jupyter.control.client import PlaneClient
+from ciuic_jupyter.settings import Settings
 from tests.ipykernels import path_of
 
 CHANNELS = {"shell": zmq.DEALER, "iopub": zmq.SUB, "stdin": zmq.DEALER}
@@ -42,6 +44,13 @@ def remote(line, cell):
 @register_line_magic
 def again(line):
     attach(client, "s", line or None, shell=get_ipython())
+"""
+REAL = """
+from ciuic_jupyter.control.client import PlaneClient
+client = PlaneClient.ensure()
+
+def submit_run(run, code):
+    client.run("s", run, code)
 """
 SMALL = "from tests.notebook.small_plane import Client\nclient = Client({directory!r})\nsubmit_run = client.run\n"
 
@@ -228,6 +237,82 @@ def local_kernel(version: str = "7.4.0", setup: str = "", env: dict[str, str] | 
         yield kernel
     finally:
         kernel.close()
+
+
+def ended(pid: int) -> bool:
+    """Tell whether a process is gone; one that nobody waits for is."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+@dataclass
+class RealPlane:
+    """A control plane of its own with one session, `s`, that runs."""
+
+    home: Path
+    env: dict[str, str]
+    settings: Settings
+
+    @property
+    def setup(self) -> str:
+        """The code that makes `%%remote` run there."""
+        return REAL + MAGIC
+
+    @contextmanager
+    def client(self) -> Iterator[PlaneClient]:
+        """Calls from the test's own process."""
+        client = until(lambda: PlaneClient.find(self.settings), "the plane's answer")
+        try:
+            yield client
+        finally:
+            client._http.close()
+
+    @property
+    def log(self) -> str:
+        """What the plane and its machines wrote."""
+        files = [self.home / "s" / "plane.log", *self.home.glob("s/machines/*/*.log"), *self.home.glob("r/*.log")]
+        return "\n".join(f"{file}: {file.read_text(errors='replace')[-2000:]}" for file in files if file.exists())
+
+    @property
+    def pid(self) -> int:
+        """The plane's process."""
+        return int(json.loads((self.settings.state_dir / "plane.json").read_text())["pid"])
+
+
+@contextmanager
+def real_plane() -> Iterator[RealPlane]:
+    """A plane, an agent and a remote kernel for a `with` block."""
+    home = Path(tempfile.mkdtemp(prefix="cp", dir="/tmp"))
+    env = {"CIUIC_STATE_DIR": f"{home}/s", "CIUIC_RUNTIME_DIR": f"{home}/r", "CIUIC_IDLE_RELEASE": "false"}
+    settings = Settings(state_dir=home / "s", runtime_dir=home / "r", idle_release=False)
+    plane = RealPlane(home, env, settings)
+    command = [sys.executable, "-m", "ciuic_jupyter.control.daemon"]
+    (home / "s").mkdir(mode=0o700)
+    with (home / "s" / "plane.log").open("ab") as log:
+        process = subprocess.Popen(command, env={**os.environ, **env}, cwd=ROOT, stdout=log, stderr=log)
+    try:
+        until((home / "s" / "plane.json").exists, "the plane's start")
+        with plane.client() as client:
+            client.create("s")
+            try:
+                until(lambda: client.session("s")["state"] == "running", "the session's start", 60)
+            except AssertionError as error:
+                raise AssertionError(f"{error}\n{plane.log}") from None
+        yield plane
+    finally:
+        try:
+            with plane.client() as client:
+                client.release("s", discard=True)
+                pid = plane.pid
+                client.shutdown()
+            process.wait(20)
+            until(lambda: ended(pid), "the end of a plane that was started again")
+        finally:
+            process.kill()
+            process.wait()
+        shutil.rmtree(home, ignore_errors=True)
 
 
 @contextmanager

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.ipykernels import VERSIONS
-from tests.notebook.local_kernels import LocalKernel, local_kernel, small_plane, until
-from tests.notebook.small_plane import Client
+from tests.notebook.local_kernels import LocalKernel, RealPlane, local_kernel, real_plane, until
 
 SLEEPS = """%%remote
 import time
@@ -37,15 +35,14 @@ print('end')
 
 
 @pytest.fixture(scope="module")
-def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Client]]:
-    directory = tmp_path_factory.mktemp("plane")
-    with small_plane(directory) as setup:
-        yield setup, Client(str(directory))
+def plane() -> Iterator[RealPlane]:
+    with real_plane() as plane:
+        yield plane
 
 
 @pytest.fixture(scope="module", params=VERSIONS)
-def kernel(request: pytest.FixtureRequest, plane: tuple[str, Client]) -> Iterator[LocalKernel]:
-    with local_kernel(request.param, plane[0]) as kernel:
+def kernel(request: pytest.FixtureRequest, plane: RealPlane) -> Iterator[LocalKernel]:
+    with local_kernel(request.param, plane.setup, plane.env) as kernel:
         kernel.ok(f"import ipykernel; assert ipykernel.__version__ == {request.param!r}, ipykernel.__version__")
         yield kernel
 
@@ -202,18 +199,8 @@ def test_error_shown_in_passing_is_an_output(kernel: LocalKernel) -> None:
     assert cell.text() == "goes on\n"
 
 
-def test_a_cut_line_loses_and_doubles_nothing(kernel: LocalKernel, plane: tuple[str, Client]) -> None:
-    code = "import time\nfor i in range(200):\n    print(i, flush=True)\n    time.sleep(0.01)"
-    cell = kernel.start(f"%%remote\n{code}")
-    for mark in ("20\n", "60\n", "120\n"):
-        until(lambda mark=mark: mark in cell.text(), "some output")
-        plane[1].ask("cut", seconds=0.2)
-    until(lambda: cell.idle, "the end")
-    assert cell.text() == "".join(f"{i}\n" for i in range(200))
-
-
-def test_kernel_sigkilled_and_attached_from_a_new_one(kernel: LocalKernel, plane: tuple[str, Client]) -> None:
-    with local_kernel("7.4.0", plane[0]) as doomed:
+def test_kernel_sigkilled_and_attached_from_a_new_one(kernel: LocalKernel, plane: RealPlane) -> None:
+    with local_kernel("7.4.0", plane.setup, plane.env) as doomed:
         cell = doomed.start(
             "%%remote\nimport time\nfor i in range(150):\n    print(i, flush=True)\n    time.sleep(0.01)\n'done'"
         )
@@ -234,8 +221,8 @@ def test_attach_to_a_failed_run_raises_its_error(kernel: LocalKernel) -> None:
     assert [(error["ename"], error["evalue"]) for error in cell.of("error")] == [("ValueError", "no")]
 
 
-def test_dead_remote_kernel(tmp_path: Path) -> None:
-    with small_plane(tmp_path / "plane") as setup, local_kernel("7.4.0", setup) as kernel:
+def test_dead_remote_kernel() -> None:
+    with real_plane() as plane, local_kernel("7.4.0", plane.setup, plane.env) as kernel:
         cell = kernel.run("%%remote\nprint('on', flush=True)\nimport os; os.kill(os.getpid(), 9)")
         (error,) = cell.of("error")
         assert error["ename"] == "KernelDied"

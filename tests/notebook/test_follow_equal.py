@@ -11,7 +11,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from tests.notebook.local_kernels import small_plane
+from tests.notebook.local_kernels import ROOT, real_plane
 
 KINDS = {
     "stream": "print('a'); print('b')",
@@ -122,9 +122,10 @@ def execute(path: Path, cells: list[str]) -> tuple[list[Any], Any]:
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Any]]:
     path = tmp_path_factory.mktemp("equal")
-    with small_plane(path / "plane") as setup:
-        head = f"import sys, os\nsys.path.insert(0, {str(Path(__file__).resolve().parents[2])!r})\n"
-        remote, remote_widgets = execute(path, [head + setup, *(f"%%remote\n{code}" for code in KINDS.values())])
+    with real_plane() as plane, pytest.MonkeyPatch.context() as patch:
+        for name, value in {**plane.env, "PYTHONPATH": str(ROOT)}.items():
+            patch.setenv(name, value)
+        remote, remote_widgets = execute(path, [plane.setup, *(f"%%remote\n{code}" for code in KINDS.values())])
         local, local_widgets = execute(path, ["from IPython.display import display", *KINDS.values()])
     assert not remote[0], remote[0]
     found = dict(zip(KINDS, zip(local[1:], remote[1:], strict=True), strict=True))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.ipykernels import VERSIONS
-from tests.notebook.local_kernels import LocalKernel, local_kernel, small_plane, until
+from tests.notebook.local_kernels import LocalKernel, local_kernel, real_plane, until
 
 BUSY = "%%remote\nimport time\nprint('on', flush=True)\ntime.sleep(1.5)\nprint('off')"
 BUTTON = """
@@ -24,8 +24,8 @@ button.comm.comm_id
 
 
 @pytest.fixture(scope="module", params=VERSIONS)
-def kernel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKernel]:
-    with small_plane(tmp_path_factory.mktemp("plane")) as setup, local_kernel(request.param, setup) as kernel:
+def kernel(request: pytest.FixtureRequest) -> Iterator[LocalKernel]:
+    with real_plane() as plane, local_kernel(request.param, plane.setup, plane.env) as kernel:
         kernel.ok("%%remote\npass")
         yield kernel
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from tests.ipykernels import VERSIONS
-from tests.notebook.local_kernels import LocalKernel, local_kernel, small_plane, until
+from tests.notebook.local_kernels import LocalKernel, local_kernel, real_plane, until
 
 
 @pytest.fixture(scope="module", params=VERSIONS)
-def kernel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKernel]:
-    with small_plane(tmp_path_factory.mktemp("plane")) as setup, local_kernel(request.param, setup) as kernel:
+def kernel(request: pytest.FixtureRequest) -> Iterator[LocalKernel]:
+    with real_plane() as plane, local_kernel(request.param, plane.setup, plane.env) as kernel:
         yield kernel
 
 
@@ -106,13 +106,11 @@ def test_a_widget_closed_remotely_is_gone(kernel: LocalKernel) -> None:
     until(lambda: slider not in states(kernel), "the mirror's end")
 
 
-def test_attach_shows_a_remote_widget_in_a_new_kernel(
-    kernel: LocalKernel, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    with small_plane(tmp_path_factory.mktemp("plane")) as setup:
-        with local_kernel("7.4.0", setup) as first:
+def test_attach_shows_a_remote_widget_in_a_new_kernel() -> None:
+    with real_plane() as plane:
+        with local_kernel("7.4.0", plane.setup, plane.env) as first:
             slider, _cell = widget(first, "import ipywidgets\ns = ipywidgets.IntSlider(1)\ns.value = 2\ns")
-        with local_kernel("7.4.0", setup) as second:
+        with local_kernel("7.4.0", plane.setup, plane.env) as second:
             cell = second.ok("%again")
             (opened,) = [content for content in cell.of("comm_open") if content["comm_id"] == slider]
             assert opened["data"]["state"]["value"] == 2

@@ -1,0 +1,70 @@
+"""The line to the control plane breaks, is silent, or ends up at another plane: cells lose and double nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.notebook.local_kernels import LocalKernel, local_kernel, real_plane, small_plane, until
+from tests.notebook.small_plane import Client
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("plane")
+
+
+@pytest.fixture(scope="module")
+def kernel(directory: Path) -> Iterator[LocalKernel]:
+    with small_plane(directory) as setup, local_kernel("7.4.0", setup) as kernel:
+        yield kernel
+
+
+def test_a_cut_line_loses_and_doubles_nothing(kernel: LocalKernel, directory: Path) -> None:
+    code = "import time\nfor i in range(200):\n    print(i, flush=True)\n    time.sleep(0.01)"
+    cell = kernel.start(f"%%remote\n{code}")
+    for mark in ("20\n", "60\n", "120\n"):
+        until(lambda mark=mark: mark in cell.text(), "some output")
+        Client(str(directory)).ask("cut", seconds=0.2)
+    until(lambda: cell.idle, "the end")
+    assert cell.text() == "".join(f"{i}\n" for i in range(200))
+    assert cell.text("stderr") == ""
+
+
+def test_a_question_is_answered_over_a_cut_line(kernel: LocalKernel, directory: Path) -> None:
+    cell = kernel.start("%%remote\nprint(input('name? '))", allow_stdin=True)
+    until(lambda: kernel.questions, "the question")
+    Client(str(directory)).ask("cut", seconds=0.5)
+    kernel.answer("Ada")
+    until(lambda: cell.idle, "the end")
+    assert cell.text() == "Ada\n"
+
+
+def test_a_plane_killed_and_revived_loses_and_doubles_nothing() -> None:
+    with real_plane() as plane, local_kernel("7.4.0", plane.setup, plane.env) as kernel:
+        code = "import time\nfor i in range(800):\n    print(i, flush=True)\n    time.sleep(0.01)"
+        cell = kernel.start(f"%%remote\n{code}")
+        until(lambda: "100\n" in cell.text(), "some output")
+        killed = plane.pid
+        os.kill(killed, signal.SIGKILL)
+        until(lambda: cell.idle, "the end", 60)
+        assert cell.text() == "".join(f"{i}\n" for i in range(800))
+        assert plane.pid != killed
+        kernel.ok("client = PlaneClient.ensure()")
+        assert kernel.ok("%%remote\nprint('next')").text() == "next\n"
+
+
+def test_a_session_begun_anew_under_its_name() -> None:
+    with real_plane() as plane, local_kernel("7.4.0", plane.setup, plane.env) as kernel:
+        for i in range(3):
+            kernel.ok(f"%%remote\nprint({i})")
+        with plane.client() as client:
+            client.release("s", discard=True)
+            client.create("s")
+            until(lambda: client.session("s")["state"] == "running", "the new life")
+        assert kernel.ok("%%remote\nprint('new')").text() == "new\n"
+        assert kernel.ok("%%remote\nprint('newer')").text() == "newer\n"
