@@ -135,7 +135,7 @@ def _line(view: View, live: bool, now: float, notice: str) -> str:
         text, clock = escape(notice), ""
     elif clock and not _busy(view):
         message = str((view.get("idle") or {}).get("reason") or message)
-    failed = state == "failed" and message
+    failed = message and (state == "failed" or "failed" in message)
     said = (
         ""
         if failed or message.lower() in (text.lower(), "ready")
@@ -236,7 +236,7 @@ def line(view: View, now: float | None = None) -> str:
     """Return a session's view as one line of text, for terminals and saved notebooks."""
     now = time.time() if now is None else now
     currency = str(view.get("currency") or "USD")
-    spent = format_money(spent_now(view, now), currency)
-    kept = format_money(int(view.get("unspent_nano") or 0), currency)
+    spent = tick.amount(spent_now(view, now), currency)
+    kept = tick.amount(int(view.get("unspent_nano") or 0), currency)
     who = f"[{view.get('name')}] {shown_state(view).lower()} · {view.get('instance')}"
     return f"{who} · {price(view)} · {spent} so far · {kept} not spent"

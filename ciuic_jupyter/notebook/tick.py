@@ -93,15 +93,20 @@ def places_for(rate_nano_per_hour: int) -> int:
     return 2
 
 
+def amount(nano: int, currency: str) -> str:
+    """Return an amount as text with the decimals of a meter: $0.0132, $250.00."""
+    return format_money(nano, currency, places=2 if nano >= 100 * NANO or nano == 0 else 4)
+
+
 def money(nano: int, rate_nano_per_hour: int, currency: str, *, label: str = "") -> str:
     """Draw an amount of `nano` that grows by `rate_nano_per_hour` by itself; a rate of 0 stands still."""
-    spoken_label = f"{format_money(nano, currency)} {label}".strip()
+    spoken_label = f"{amount(nano, currency)} {label}".strip()
     places = max(2, places_for(rate_nano_per_hour))
     unit = NANO // 10**places
     prefix = format_money(0, currency).split("0", 1)[0]
     wide = _WIDE * max(1, len(prefix))
     if rate_nano_per_hour <= 0:
-        text = format_money(nano, currency)[len(prefix) :]
+        text = amount(nano, currency)[len(prefix) :]
         return _draw(
             [Wheel((prefix,), 1, wide), *(c if c in ".," else Wheel((c,), 1) for c in text)], 0, 0, None, spoken_label
         )
