@@ -1,0 +1,168 @@
+"""Putting segments together again: fast when all is well, object by object when something can't be made here."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ciuic_jupyter.checkpoint import context, paths
+from ciuic_jupyter.checkpoint.placeholder import Placeholder, describe
+from ciuic_jupyter.errors import CheckpointError
+
+Take = Callable[[Mapping[str, Any], Any], None]
+
+
+def load_fast(
+    stream: bytes | bytearray, buffers: Iterator[Any], segments: Sequence[Mapping[str, Any]], take: Take
+) -> None:
+    """Hand each segment and its value to `take`; whatever an object raises while it is made comes out."""
+    unpickler = pickle.Unpickler(io.BytesIO(stream), buffers=buffers)
+    unpickler.load()  # the seeds
+    for segment in segments:
+        take(segment, unpickler.load())
+
+
+def load_slowly(
+    stream: bytes | bytearray, buffers: Iterator[Any], segments: Sequence[Mapping[str, Any]], take: Take
+) -> dict[str, str]:
+    """Do the same, with a placeholder for each object that can't be made; return {path: reason}."""
+    unpickler = _Patient(io.BytesIO(stream), buffers=buffers)
+    unpickler.load()
+    failed: dict[str, str] = {}
+    for segment in segments:
+        value = unpickler.load()
+        for placeholder in unpickler.made:
+            reason = describe(placeholder)[1]
+            path = paths.find(placeholder, segment["name"], value)
+            Placeholder.__init__(placeholder, path, reason)
+            failed[path] = reason
+        unpickler.made = []
+        take(segment, value)
+    return failed
+
+
+class _Patient(pickle._Unpickler):  # noqa: SLF001 - the one whose steps can be caught
+    """An unpickler that puts a placeholder where a step fails, and goes on."""
+
+    def __init__(self, file: io.BytesIO, buffers: Iterator[Any]) -> None:
+        super().__init__(file, buffers=buffers)
+        self.made: list[Placeholder] = []
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return super().find_class(module, name)
+        except CheckpointError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a module of the user's may raise anything when it is run
+            return self.missing(error)
+
+    def missing(self, error: BaseException) -> Placeholder:
+        """Return a placeholder that gets its path when the whole variable is there."""
+        reason = str(error)[:300]
+        if not isinstance(error, _Inherited):
+            reason = f"it can't be made again ({type(error).__name__}: {reason})"
+        placeholder = Placeholder("", reason)
+        self.made.append(placeholder)
+        return placeholder
+
+
+class _Inherited(Exception):  # a reason carried from part to whole
+    pass
+
+
+def _why(parts: Sequence[Any]) -> None:
+    """Raise with the reason of the first part that is a placeholder of this load: what needs it can't be made."""
+    for part in parts:
+        if type(part) is Placeholder and describe(part)[0] == "":
+            raise _Inherited(describe(part)[1])
+
+
+def _reduce(self: Any) -> None:
+    args = self.stack.pop()
+    function = self.stack[-1]
+    try:
+        _why([function])
+        self.stack[-1] = function(*args)
+    except CheckpointError as error:
+        _replace(self, args, error)
+    except Exception as error:  # noqa: BLE001 - whatever the user's object raises
+        _replace(self, args, error)
+
+
+def _replace(self: Any, args: Any, error: Exception) -> None:
+    from ciuic_jupyter.errors import CheckpointDamaged  # noqa: PLC0415 - beside its only use
+
+    if isinstance(error, CheckpointDamaged):
+        raise error
+    hurt = [part for part in args if type(part) is Placeholder] if isinstance(args, tuple) else []
+    self.stack[-1] = self.missing(_Inherited(describe(hurt[0])[1]) if hurt else error)
+
+
+def _new_object(self: Any) -> None:
+    args = self.stack.pop()
+    kind = self.stack[-1]
+    try:
+        _why([kind])
+        self.stack[-1] = kind.__new__(kind, *args)
+    except Exception as error:  # noqa: BLE001 - whatever the user's class raises
+        _replace(self, args, error)
+
+
+def _new_object_ex(self: Any) -> None:
+    keywords = self.stack.pop()
+    args = self.stack.pop()
+    kind = self.stack[-1]
+    try:
+        _why([kind])
+        self.stack[-1] = kind.__new__(kind, *args, **keywords)
+    except Exception as error:  # noqa: BLE001 - whatever the user's class raises
+        _replace(self, args, error)
+
+
+def _guarded(plain: Callable[[Any], None], items: bool) -> Callable[[Any], None]:
+    """Return the step `plain`, which fills the object on the stack, made harmless."""
+
+    def step(self: Any) -> None:
+        target = self.metastack[-1][-1] if items else self.stack[-2]
+        depth, height = len(self.metastack) - int(items), len(self.metastack[-1] if items else self.stack[:-1])
+        if type(target) is not Placeholder:
+            try:
+                plain(self)
+                return
+            except Exception as error:  # noqa: BLE001 - whatever the user's object raises
+                failure: Exception | None = error
+        else:
+            failure = None
+        if items and len(self.metastack) > depth:
+            self.stack = self.metastack.pop()
+            self.append = self.stack.append
+        del self.stack[height:]
+        if failure is not None:
+            hurt = self.missing(failure)
+            self.stack[-1] = hurt
+            for index, value in self.memo.items():
+                if value is target:
+                    self.memo[index] = hurt
+
+    return step
+
+
+def _steps() -> dict[int, Callable[[Any], None]]:
+    table = dict(pickle._Unpickler.dispatch)  # noqa: SLF001
+    table[pickle.REDUCE[0]] = _reduce
+    table[pickle.NEWOBJ[0]] = _new_object
+    table[pickle.NEWOBJ_EX[0]] = _new_object_ex
+    table[pickle.BUILD[0]] = _guarded(table[pickle.BUILD[0]], False)
+    for code in (pickle.APPENDS, pickle.SETITEMS, pickle.ADDITEMS):
+        table[code[0]] = _guarded(table[code[0]], True)
+    return table
+
+
+_Patient.dispatch = _steps()
+
+
+def missing_here(failed: Mapping[str, str]) -> list[dict[str, str]]:
+    """Return the report's lines for what `load_slowly` could not make."""
+    return [context.entry(path, reason) for path, reason in failed.items()]

@@ -1,0 +1,333 @@
+"""A kernel's namespace to a store and back: one object graph with the process's state beside it."""
+
+from __future__ import annotations
+
+import gc
+import mmap
+import sys
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from ciuic_jupyter.checkpoint import context, loader, paths, process
+from ciuic_jupyter.checkpoint.graph import Graph, Plan, Restart
+from ciuic_jupyter.checkpoint.placeholder import Placeholder
+from ciuic_jupyter.checkpoint.store import Reader, Save, Store
+from ciuic_jupyter.errors import CheckpointDamaged, CheckpointError
+
+FORMAT = 1
+NEVER = frozenset({"__builtins__", "__builtin__", "__name__", "__doc__", "__loader__", "__spec__", "__package__"})
+HIDDEN = NEVER | {
+    *("In", "Out", "get_ipython", "exit", "quit", "open", "_", "__", "___", "_i", "_ii", "_iii", "_ih", "_oh", "_dh"),
+}
+_APART = 1 << 20  # bytes; a larger buffer has chunks of its own, smaller ones share some
+_ALIGN = 64  # bytes; where a small buffer starts
+_RESTARTS = 100  # walks; then whole variables are given up instead of single objects
+_STACK = 512 << 20  # bytes of address space of the thread for deeply nested objects
+_FRAME = 2048  # bytes of stack that one level of recursion may take
+_STATE = "state"
+
+
+@dataclass
+class Restored:
+    """What came back: names, what did not as {name, path, reason}, warnings, and the `state` given to `capture`."""
+
+    names: list[str] = field(default_factory=list)
+    placeholders: list[dict[str, str]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    state: dict[str, Any] | None = None
+    failed: dict[str, str] = field(default_factory=dict)  # path -> reason, of what could be saved but not made here
+
+
+@dataclass
+class _Walk:
+    graph: Graph
+    segments: list[dict[str, Any]]
+
+
+# saving
+
+
+def capture(
+    namespace: dict[str, Any],
+    store: Store,
+    *,
+    hidden: Collection[str] = HIDDEN,
+    state: Mapping[str, Any] | None = None,
+    force_placeholders: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Save the variables of `namespace` but `hidden` ones and return the manifest's body, for `write_manifest`.
+
+    `state` is saved in the same graph and comes back from `restore`. `force_placeholders` maps names or paths
+    (`cfg['db']`) to the reason why they are given up, as `verify` reports them. What can't be saved is in the body's
+    `placeholders`; SaveFailed only if the disk refuses. Nothing of the user's may run meanwhile.
+    """
+    records = process.records()
+    skipped = NEVER | set(hidden)
+    values = {name: value for name, value in namespace.items() if isinstance(name, str) and name not in skipped}
+    report: list[dict[str, str]] = []
+    inputs = (state or {}).get("inputs") or ()
+    plain = process.plain_record(report, inputs if isinstance(inputs, Sequence) else ())
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        walk = _walk(namespace, values, {_STATE: state, "process": records}, force_placeholders or {})
+        with store.save() as save:
+            blobs, buffers = _write(walk.graph, save)
+    finally:
+        if collecting:
+            gc.enable()
+    graph = walk.graph
+    return {
+        "format": FORMAT,
+        **process.place(),
+        "packages": process.packages(graph.packages),
+        "names": list(values),
+        "types": {name: type_name(value) for name, value in values.items()},
+        "placeholders": [*_unique(graph.report), *report],
+        "process": plain,
+        "segments": walk.segments,
+        "blobs": blobs,
+        "buffers": buffers,
+        "loose": graph.loose,
+        "bytes_total": save.bytes_total,
+        "bytes_written": save.bytes_written,
+    }
+
+
+def type_name(value: object) -> str:
+    """Return the class of `value`, builtins and the notebook's own without their module."""
+    kind = type(value)
+    known = kind.__module__ in ("builtins", "__main__")
+    return kind.__qualname__ if known else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _unique(report: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    lines = {(line["path"], line["reason"]): line for line in report}
+    for line in lines.values():  # what a reader calls Out is deep inside the state
+        if line["path"].startswith(f"{_STATE}['outputs']"):
+            line["path"] = "Out" + line["path"].removeprefix(f"{_STATE}['outputs']")
+            line["name"] = "Out"
+    return list(lines.values())
+
+
+def _walk(
+    namespace: dict[str, Any], values: Mapping[str, Any], others: Mapping[str, Any], forced: Mapping[str, str]
+) -> _Walk:
+    plan, given_up = _forced(values, forced)
+    deep = False
+    for count in range(1_000_000):
+        names: list[str] = []  # of the segment under way, last
+
+        def once(names: list[str] = names) -> _Walk:
+            return _segments(Graph(namespace, plan), values, others, given_up, names)
+
+        try:
+            return _in_deep_thread(once) if deep else _with_stack(once)
+        except Restart:
+            if count > _RESTARTS:
+                given_up[names[-1]] = "too many of its parts can't be saved"
+        except RecursionError:
+            if deep:
+                given_up[names[-1]] = "it is nested too deeply to be saved"
+            deep = True
+    raise CheckpointError("the variables can't be saved; this should not happen")
+
+
+def _forced(values: Mapping[str, Any], forced: Mapping[str, str]) -> tuple[Plan, dict[str, str]]:
+    plan, given_up = Plan(), {}
+    for path, reason in forced.items():
+        try:
+            name, target = paths.resolve(path, values)
+        except KeyError:
+            name, target = context.entry(path, reason)["name"], None
+        if target is None or type(target) in (dict, list, tuple, set, frozenset, str, bytes, bytearray, int, float):
+            given_up[name] = reason
+        else:
+            plan.refuse(target, reason)
+    return plan, given_up
+
+
+def _segments(
+    graph: Graph, values: Mapping[str, Any], others: Mapping[str, Any], given_up: Mapping[str, str], names: list[str]
+) -> _Walk:
+    segments = []
+    for kind, items in (("name", values), ("other", others)):
+        for name, value in items.items():
+            names.append(name)
+            if name in given_up:
+                value = Placeholder(name, given_up[name])
+            segments.append({"kind": kind, "name": name, "start": graph.segment(name, value)})
+    text = process.sources(graph.sources)
+    segments.append({"kind": "other", "name": "sources", "start": graph.segment("sources", text)})
+    return _Walk(graph, segments)
+
+
+def _with_stack(work: Callable[[], _Walk]) -> _Walk:
+    """Run `work` with the recursion that 8 MiB of stack, which a main thread has, can hold."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(limit, 3_000))
+    try:
+        return work()
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+def _in_deep_thread(work: Callable[[], _Walk]) -> _Walk:
+    results: list[_Walk] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(max(limit, _STACK // _FRAME))
+        try:
+            results.append(work())
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+            errors.append(error)
+        finally:
+            sys.setrecursionlimit(limit)
+
+    size = threading.stack_size(_STACK)
+    try:
+        thread = threading.Thread(target=run, name="checkpoint of deep objects")
+        thread.start()
+    finally:
+        threading.stack_size(size)
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def _write(graph: Graph, save: Save) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    small = bytearray()
+    buffers: list[dict[str, Any]] = []
+    for view in graph.buffers:
+        if view.nbytes >= _APART:
+            buffers.append(save.add(view))
+        else:
+            small += bytes(-len(small) % _ALIGN)
+            buffers.append({"size": view.nbytes, "small": len(small)})
+            small += view
+    return {"pickle": save.add(b"".join(graph.stream)), "small": save.add(small)}, buffers
+
+
+# restoring
+
+
+def restore(body: Mapping[str, Any], store: Store, namespace: dict[str, Any]) -> Restored:
+    """Put the variables of a manifest's body, whose signature was checked, into `namespace`, and set the process.
+
+    CheckpointError if it is of another Python, CheckpointDamaged if bytes are missing or altered. An object that
+    can't be made here becomes a placeholder and is reported.
+    """
+    _check_place(body)
+    reader = store.reader()
+    try:
+        state = context.Loading(namespace, _filler(body, reader), body["buffers"])
+        with context.loading(state), _no_collection():
+            return _restore(body, reader, state)
+    except CheckpointDamaged as error:
+        error.bad_packs = set(reader.bad_packs)  # type: ignore[attr-defined]
+        raise
+    finally:
+        reader.close()
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _check_place(body: Mapping[str, Any]) -> None:
+    here = process.place()
+    if body.get("format") != FORMAT:
+        made = body.get("format")
+        raise CheckpointError(f"this checkpoint has format {made}, not {FORMAT}; load it with the version that made it")
+    if body["python"] != here["python"]:
+        raise CheckpointError(
+            f"this checkpoint was made by Python {body['python']} and this is {here['python']}: code and objects of "
+            f"one can't be read by the other; resume on a machine with Python {body['python']}"
+        )
+
+
+def _restore(body: Mapping[str, Any], reader: Reader, state: context.Loading) -> Restored:
+    restored = Restored(warnings=state.warnings, placeholders=state.placeholders)
+    stream = reader.read(body["blobs"]["pickle"], "the variables")
+    process.apply_plain(body["process"], state)
+    records: dict[str, Any] = {}
+
+    def take(segment: Mapping[str, Any], value: Any) -> None:
+        name = segment["name"]
+        if segment["kind"] == "name":
+            state.namespace[name] = value
+        else:
+            records[name] = value
+
+    try:
+        loader.load_fast(stream, _loose(body, state), body["segments"], take)
+    except CheckpointDamaged:
+        raise
+    except Exception:  # noqa: BLE001 - whatever an object of the user's raises: find out which, and keep the rest
+        state.placeholders.clear()
+        restored.failed = loader.load_slowly(stream, _loose(body, state), body["segments"], take)
+        state.placeholders += [context.entry(path, reason) for path, reason in restored.failed.items()]
+    process.import_again(body["process"], state)
+    restored.names = list(body["names"])
+    saved = records.get(_STATE)
+    restored.state = saved if isinstance(saved, dict) else None
+    _compare_packages(body, state)
+    _apply_process({**(records.get("process") or {}), "sources": records.get("sources") or {}}, state)
+    return restored
+
+
+def _apply_process(records: Mapping[str, Any], state: context.Loading) -> None:
+    for name in process.ORDER:
+        if name not in records:
+            continue
+        try:
+            process.apply(name, records[name])
+        except Exception as error:  # noqa: BLE001 - an option that another version lacks must not cost the rest
+            state.warn(f"the state of {name} was not restored: {type(error).__name__}: {error}")
+
+
+def _compare_packages(body: Mapping[str, Any], state: context.Loading) -> None:
+    here = process.packages(body["packages"])
+    for name, version in body["packages"].items():
+        if name in here and here[name] != version:
+            state.warn(f"{name} is {here[name]} here and was {version} when this was saved")
+    if body["platform"] != process.place()["platform"]:
+        state.warn(f"this is {process.place()['platform']}, it was saved on {body['platform']}")
+
+
+def _filler(body: Mapping[str, Any], reader: Reader) -> Callable[[int, memoryview], None]:
+    small: list[bytearray] = []
+
+    def fill(number: int, target: memoryview) -> None:
+        entry = body["buffers"][number]
+        if "small" not in entry:
+            reader.read_into(entry, target, f"buffer {number}")
+            return
+        if not small:
+            small.append(reader.read(body["blobs"]["small"], "the small buffers"))
+        if target.nbytes != entry["size"]:
+            raise CheckpointDamaged(f"buffer {number} has {entry['size']} bytes where {target.nbytes} are needed")
+        target[:] = memoryview(small[0])[entry["small"] : entry["small"] + entry["size"]]
+
+    return fill
+
+
+def _loose(body: Mapping[str, Any], state: context.Loading) -> Iterator[memoryview]:
+    for number in body["loose"]:
+        size = body["buffers"][number]["size"]
+        memory = memoryview(mmap.mmap(-1, size) if size >= _APART else bytearray(size))
+        state.fill(number, memory)
+        yield memory

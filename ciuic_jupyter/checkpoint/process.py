@@ -1,0 +1,372 @@
+"""The state of the process beside its variables: folder, environment, options, and the random generators, set last."""
+
+from __future__ import annotations
+
+import ast
+import linecache
+import logging
+import os
+import platform
+import random
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ciuic_jupyter.checkpoint.context import Loading
+
+_SECRET = re.compile(
+    r"(?i)(secret|passw|passphrase|passwd|token|credential|cookie|private|api_?key|access_?key|auth|dsn|_key$|^key_|_pat$|_pw$)"
+)
+_MACHINE = re.compile(
+    r"^(CIUIC_.*|JPY_.*|CUDA_VISIBLE_DEVICES|NVIDIA_.*|HOSTNAME|PWD|OLDPWD|SHLVL|_|TMPDIR|XDG_RUNTIME_DIR|SSH_.*|MPLBACKEND"
+    r"|PYDEVD_.*|KERNEL_.*|LS_COLORS|TERM|COLORTERM|COLUMNS|LINES|PAGER|GIT_PAGER|CLICOLOR(_FORCE)?|FORCE_COLOR)$"
+)
+_SOURCES = 4 << 20  # characters of cells kept for tracebacks
+
+_began: dict[str, Any] | None = None
+
+
+def remember_start() -> None:
+    """Take the environment and the search path of now as those that every machine has by itself.
+
+    A kernel calls it once before its first cell; without it the environment this process was started with counts.
+    """
+    global _began
+    _began = {"environ": dict(os.environ), "path": list(sys.path)}
+
+
+def _start() -> dict[str, Any]:
+    if _began is not None:
+        return _began
+    environ = {}
+    with suppress(OSError):
+        for item in Path("/proc/self/environ").read_bytes().split(b"\0"):
+            name, mark, value = os.fsdecode(item).partition("=")
+            if mark:
+                environ[name] = value
+    prefixes = (sys.prefix, sys.base_prefix, sys.exec_prefix)
+    return {"environ": environ, "path": [entry for entry in sys.path if entry.startswith(prefixes)]}
+
+
+def packages(names: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those of `names` that have one."""
+    found = {}
+    for name in sorted(names):
+        version = getattr(sys.modules.get(name), "__version__", None)
+        if isinstance(version, str):
+            found[name] = version
+    return found
+
+
+def place() -> dict[str, str]:
+    """Return what must or should be the same where a checkpoint is loaded."""
+    return {
+        "python": f"{sys.version_info.major}.{sys.version_info.minor}",
+        "platform": f"{sys.platform}-{platform.machine()}",
+    }
+
+
+# plain part: applied before anything is loaded
+
+
+def plain_record(report: list[dict[str, str]], inputs: Iterable[Any]) -> dict[str, Any]:
+    """Return the part that JSON can say; names of variables that look like secrets go into `report` instead."""
+    began = _start()
+    kept: dict[str, str | None] = {}
+    for name in sorted(os.environ.keys() | began["environ"].keys()):
+        value = os.environ.get(name)
+        if value == began["environ"].get(name) or _MACHINE.match(name):
+            continue
+        if _SECRET.search(name):
+            text = f"os.environ[{name!r}]"
+            reason = "it looks like a secret, which is not saved; set it again"
+            report.append({"name": "os", "path": text, "reason": reason})
+        else:
+            kept[name] = value
+    added = [(index, entry) for index, entry in enumerate(sys.path) if entry not in began["path"]]
+    try:
+        cwd = os.getcwd()
+    except FileNotFoundError:
+        cwd = None
+        report.append({"name": "os", "path": "os.getcwd()", "reason": "the folder it worked in was deleted"})
+    return {"cwd": cwd, "environ": kept, "sys_path": added, "imports": _dotted_imports(inputs)}
+
+
+def apply_plain(record: Mapping[str, Any], state: Loading) -> None:
+    """Set folder, environment and search path."""
+    if record.get("cwd") is not None:
+        try:
+            os.chdir(record["cwd"])
+        except OSError as error:
+            state.warn(f"the folder {record['cwd']} is not here ({error.strerror}); this is {os.getcwd()}")
+    for name, value in record.get("environ", {}).items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    for index, entry in record.get("sys_path", ()):
+        if entry not in sys.path:
+            sys.path.insert(index, entry)
+
+
+def import_again(record: Mapping[str, Any], state: Loading) -> None:
+    """Import what cells imported with a dotted name: the variable alone, the package, does not bring it."""
+    for name in record.get("imports", ()):
+        try:
+            __import__(name)
+        except Exception as error:  # noqa: BLE001 - a module of the user's may raise anything when it is run
+            state.warn(f"import {name} failed here: {type(error).__name__}: {error}")
+
+
+def _dotted_imports(inputs: Iterable[Any]) -> list[str]:
+    found = set()
+    for text in inputs:
+        if not isinstance(text, str) or "import" not in text or "." not in text:
+            continue
+        with suppress(SyntaxError, ValueError):
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, ast.Import):
+                    found |= {alias.name for alias in node.names if "." in alias.name}
+    return sorted(name for name in found if name in sys.modules)
+
+
+# parts that go into the graph
+
+
+def records() -> dict[str, Any]:
+    """Return the options of the process and its random generators, by part."""
+    found = {name: read() for name, (read, _) in _PARTS.items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def apply(name: str, value: Any) -> None:
+    """Set the part `name` of the process, one of ORDER, to `value`."""
+    if name == "sources":
+        _set_sources(value)
+    else:
+        _PARTS[name][1](value)
+
+
+def sources(names: Iterable[str]) -> dict[str, str]:
+    """Return the text of cells whose functions are saved, so that tracebacks and inspect still show it."""
+    found: dict[str, str] = {}
+    room = _SOURCES
+    for name in sorted(names):
+        kept = linecache.cache.get(name)
+        if kept is not None and len(kept) == 4 and kept[1] is None and room > kept[0]:
+            found[name] = "".join(kept[2])
+            room -= kept[0]
+    return found
+
+
+def _set_sources(value: Mapping[str, str]) -> None:
+    for name, text in value.items():
+        linecache.cache.setdefault(name, (len(text), None, text.splitlines(keepends=True), name))
+
+
+def _numpy_options() -> Any:
+    numpy = sys.modules.get("numpy")
+    if numpy is None:
+        return None
+    return {"print": numpy.get_printoptions(), "errors": numpy.geterr()}
+
+
+def _set_numpy_options(value: Any) -> None:
+    import numpy as np  # noqa: PLC0415 - it was loaded there
+
+    np.set_printoptions(**{key: item for key, item in value["print"].items() if key != "override_repr"})
+    np.seterr(**value["errors"])
+
+
+def _pandas_options() -> Any:
+    config = sys.modules.get("pandas._config.config")
+    if config is None or "pandas" not in sys.modules:
+        return None
+    changed = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for key, option in config._registered_options.items():  # noqa: SLF001 - nothing public lists them
+            value = config.get_option(key)
+            if value != option.defval:
+                changed[key] = value
+    return changed or None
+
+
+def _set_pandas_options(value: Any) -> None:
+    import pandas as pd  # noqa: PLC0415 - it was loaded there
+
+    for key, item in value.items():
+        pd.set_option(key, item)
+
+
+def _plot_options() -> Any:
+    matplotlib = sys.modules.get("matplotlib")
+    if matplotlib is None or not hasattr(matplotlib, "rcParamsDefault"):
+        return None
+    plain = {key: dict.__getitem__(matplotlib.rcParams, key) for key in dict.keys(matplotlib.rcParams)}
+    default = {key: dict.__getitem__(matplotlib.rcParamsDefault, key) for key in dict.keys(matplotlib.rcParamsDefault)}
+    changed = {key: value for key, value in plain.items() if key not in ("backend", "interactive")}
+    changed = {key: value for key, value in changed.items() if key not in default or default[key] != value}
+    return changed or None
+
+
+def _set_plot_options(value: Any) -> None:
+    import matplotlib as mpl  # noqa: PLC0415 - it was loaded there
+
+    mpl.rcParams.update(value)
+
+
+def _learn_options() -> Any:
+    sklearn = sys.modules.get("sklearn")
+    return None if sklearn is None else sklearn.get_config()
+
+
+def _set_learn_options(value: Any) -> None:
+    import sklearn  # noqa: PLC0415 - it was loaded there
+
+    sklearn.set_config(**value)
+
+
+def _warning_filters() -> Any:
+    return list(warnings.filters)
+
+
+def _set_warning_filters(value: Any) -> None:
+    warnings.filters[:] = value  # type: ignore[index]
+    warnings._filters_mutated()  # type: ignore[attr-defined]  # noqa: SLF001 - else old answers stay in caches
+
+
+def _logging_state() -> Any:
+    levels = {
+        name: logger.level
+        for name, logger in logging.Logger.manager.loggerDict.items()
+        if isinstance(logger, logging.Logger) and logger.level
+    }
+    root = (logging.root.level, list(logging.root.handlers))
+    return {"root": root, "levels": levels, "off": logging.root.manager.disable}
+
+
+def _set_logging_state(value: Any) -> None:
+    level, handlers = value["root"]
+    logging.root.setLevel(level)
+    if not logging.root.handlers:
+        for handler in handlers:
+            logging.root.addHandler(handler)
+    for name, number in value["levels"].items():
+        logging.getLogger(name).setLevel(number)
+    logging.disable(value["off"])
+
+
+def _decimal() -> Any:
+    decimal = sys.modules.get("decimal")
+    return None if decimal is None else decimal.getcontext()
+
+
+def _set_decimal(value: Any) -> None:
+    import decimal  # noqa: PLC0415 - it was loaded there
+
+    decimal.setcontext(value)
+
+
+def _interpreter() -> Any:
+    return {"recursion": sys.getrecursionlimit()}
+
+
+def _set_interpreter(value: Any) -> None:
+    sys.setrecursionlimit(max(value["recursion"], sys.getrecursionlimit()))
+
+
+def _torch_options() -> Any:
+    torch = sys.modules.get("torch")
+    if torch is None or not hasattr(torch, "get_rng_state"):
+        return None
+    backends = torch.backends
+    return {
+        "dtype": torch.get_default_dtype(),
+        "threads": torch.get_num_threads(),
+        "grad": torch.is_grad_enabled(),
+        "deterministic": (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+        ),
+        "matmul": torch.get_float32_matmul_precision(),
+        "anomaly": torch.is_anomaly_enabled(),
+        "cudnn": (backends.cudnn.enabled, backends.cudnn.benchmark, backends.cudnn.deterministic),
+    }
+
+
+def _set_torch_options(value: Any) -> None:
+    import torch  # noqa: PLC0415 - it was loaded there
+
+    torch.set_default_dtype(value["dtype"])
+    if torch.get_num_threads() != value["threads"]:
+        torch.set_num_threads(value["threads"])
+    torch.set_grad_enabled(value["grad"])
+    enabled, warn_only = value["deterministic"]
+    torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+    torch.set_float32_matmul_precision(value["matmul"])
+    torch.autograd.set_detect_anomaly(value["anomaly"])
+    cudnn = torch.backends.cudnn
+    cudnn.enabled, cudnn.benchmark, cudnn.deterministic = value["cudnn"]
+
+
+def _random() -> Any:
+    return random.getstate()
+
+
+def _numpy_random() -> Any:
+    if "numpy.random" not in sys.modules:
+        return None
+    return sys.modules["numpy"].random.get_state(legacy=False)
+
+
+def _set_numpy_random(value: Any) -> None:
+    import numpy as np  # noqa: PLC0415 - it was loaded there
+
+    np.random.set_state(value)
+
+
+def _torch_random() -> Any:
+    torch = sys.modules.get("torch")
+    if torch is None or not hasattr(torch, "get_rng_state"):
+        return None
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return {"cpu": _bytes(torch.get_rng_state()), "cuda": [_bytes(state) for state in cuda]}
+
+
+def _bytes(tensor: Any) -> bytes:
+    return bytes(tensor.numpy().tobytes())
+
+
+def _set_torch_random(value: Any) -> None:
+    import torch  # noqa: PLC0415 - it was loaded there
+
+    def state(data: bytes) -> Any:
+        return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+
+    torch.set_rng_state(state(value["cpu"]))
+    if value["cuda"] and torch.cuda.is_available():
+        for device, data in enumerate(value["cuda"][: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(state(data), device)
+
+
+# in the order in which they are set; random generators last, because anything before may draw from them
+_PARTS: dict[str, tuple[Callable[[], Any], Callable[[Any], None]]] = {
+    "interpreter": (_interpreter, _set_interpreter),
+    "logging": (_logging_state, _set_logging_state),
+    "decimal": (_decimal, _set_decimal),
+    "numpy": (_numpy_options, _set_numpy_options),
+    "pandas": (_pandas_options, _set_pandas_options),
+    "matplotlib": (_plot_options, _set_plot_options),
+    "sklearn": (_learn_options, _set_learn_options),
+    "torch": (_torch_options, _set_torch_options),
+    "warnings": (_warning_filters, _set_warning_filters),
+    "numpy_random": (_numpy_random, _set_numpy_random),
+    "torch_random": (_torch_random, _set_torch_random),
+    "random": (_random, random.setstate),
+}
+ORDER = ("sources", *_PARTS)
