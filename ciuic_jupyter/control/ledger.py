@@ -115,8 +115,11 @@ class Ledger:
         return await asyncio.wrap_future(self.submit(rows))
 
     def submit(self, rows: Sequence[Row]) -> Future[list[Entry]]:
-        """Queue rows without waiting; the future resolves when they are durable."""
+        """Queue rows without waiting; the future resolves when they are durable. LedgerError if one is not JSON."""
+        for row in rows:
+            _text(row.body)
         job = _Job(rows, Future())
+        job.done.set_running_or_notify_cancel()  # who waits may be cancelled, what is written is not
         if self._broken is not None:
             job.done.set_exception(LedgerError(self._broken))
         else:
@@ -203,7 +206,7 @@ class Ledger:
         if row.idem is None:
             return None
         found = connection.execute(select(_entries).where(_entries.c.idem == row.idem)).mappings().first()
-        return _entry(found) if found is not None else None
+        return _entry(dict(found)) if found is not None else None
 
     def _insert(self, connection: Connection, row: Row) -> Entry:
         values: dict[str, Any] = {
@@ -227,7 +230,8 @@ class Ledger:
         checked = connection.exec_driver_sql("PRAGMA quick_check").scalar_one()
         if checked != "ok":
             raise LedgerError(f"the ledger {self._path} is damaged: {checked}; bring it back from a backup")
-        for found in connection.execute(select(_entries).order_by(_entries.c.id)).mappings():
+        for row in connection.execute(select(_entries).order_by(_entries.c.id)).mappings():
+            found: dict[str, Any] = dict(row)
             if found["id"] != self._last_id + 1 or found["prev"] != self._last_hash or found["hash"] != _hash(found):
                 raise LedgerError(
                     f"entry {found['id']} of the ledger {self._path} is not what was written there, or one before it "
@@ -262,7 +266,10 @@ def _engine(path: Path) -> Engine:
 
 
 def _text(body: Mapping[str, Any]) -> str:
-    return json.dumps(body, sort_keys=True, allow_nan=False, separators=(",", ":"))
+    try:
+        return json.dumps(body, sort_keys=True, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError) as error:
+        raise LedgerError(f"this can't stand in the ledger: {error}; nothing was written") from error
 
 
 def _hash(values: Mapping[str, Any]) -> str:

@@ -231,7 +231,8 @@ class Plane:
 
     async def _orphanage(self, provider: str) -> Book:
         if _ORPHANS not in self.context.books.sessions:
-            offer = Offer("unknown", provider, parse_usd(self.settings.price_per_hour), self.settings.currency)
+            offers = await self.context.providers[provider].offers()
+            offer = max(offers, key=lambda one: one.price_nano_per_hour)  # which it was is not known: the dearest
             body = {
                 "life": uuid.uuid4().hex,
                 "offer": asdict(offer),

@@ -25,6 +25,8 @@ from ciuic_jupyter.kernels.protocol import decode
 
 _log = logging.getLogger(__name__)
 
+_STOP_SECONDS = 3.0  # from noticing that the cap is near to the machine's end, without the save
+
 Header = dict[str, Any]
 
 
@@ -194,10 +196,10 @@ class Runner:
             )
 
     def _cost_of_stopping(self) -> int:
-        """Nano-units that a save and a stop will still cost, a second for noticing included."""
-        save, _ = self.context.timings(self.book)
+        """Nano-units that a save and a stop will still cost; and a restore, if there is no machine."""
+        save, restore = self.context.timings(self.book)
         rate = self.book.rate or int(self.book.offer["price_nano_per_hour"])
-        return int(rate * (save + 3.0) / 3600)
+        return int(rate * (save + _STOP_SECONDS + (0.0 if self.live else restore)) / 3600)
 
     async def pause(self, goal: str = "paused", message: str = "") -> None:
         """Have the session saved and released at the next quiet moment; nothing to do if that is under way or done."""
@@ -408,6 +410,8 @@ class Runner:
         """Usage of the machine and the witnesses of idleness."""
         self.usage = {key: value for key, value in header.items() if key not in ("type", "buffers")}
         self.watch.take(header, self.context.clock.boot())
+        if self.current is not None:
+            self.feed_viewers.status()  # meters draw the use of a machine while a cell runs, twice a second
 
     def progress(self, header: Header) -> None:
         """A step of a save."""

@@ -1,0 +1,229 @@
+"""`ciuic`: the control plane from a shell, for when no notebook is open."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import logging
+import os
+import platform
+import shutil
+import stat
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+from ciuic_jupyter import __version__
+from ciuic_jupyter.control import daemon
+from ciuic_jupyter.control.client import PlaneClient
+from ciuic_jupyter.core.money import format_money
+from ciuic_jupyter.errors import CiuicError
+from ciuic_jupyter.monitor.nvml import Nvml
+from ciuic_jupyter.settings import Settings
+
+app = typer.Typer(
+    help="GPU notebooks that cost nothing while nothing runs.", no_args_is_help=True, add_completion=False
+)
+
+Name = Annotated[str, typer.Argument(help="the session's name", show_default=False)]
+_LEAST_DISK = 1 << 30  # bytes
+_PACKAGES = ("ipython", "ipykernel", "ipywidgets", "jupyterlab", "torch", "numpy", "websockets", "fastapi")
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """Say an error in one line and leave with code 1."""
+    try:
+        yield
+    except CiuicError as error:
+        typer.echo(f"ciuic: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+def _client(*, start: bool = True) -> PlaneClient:
+    if start:
+        return PlaneClient.ensure()
+    found = PlaneClient.find()
+    if found is None:
+        typer.echo("no control plane runs; nothing is watched. `ciuic serve` or any magic starts it")
+        raise typer.Exit(3)
+    return found
+
+
+def _table(rows: Iterable[Iterable[str]]) -> None:
+    lines = [list(row) for row in rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    for line in lines:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _money(view: dict[str, Any], key: str) -> str:
+    return format_money(int(view.get(key) or 0), str(view.get("currency") or "USD"))
+
+
+def _line(view: dict[str, Any]) -> list[str]:
+    return [
+        str(view["name"]),
+        str(view["state"]),
+        str(view["instance"]),
+        f"{_money(view, 'rate_nano_per_hour')}/h",
+        _money(view, "spent_nano"),
+        _money(view, "unspent_nano"),
+        str(view["step"] or view["message"] or view["text"]),
+    ]
+
+
+_HEAD = ["SESSION", "STATE", "MACHINE", "NOW", "SPENT", "NOT SPENT", "NEWS"]
+
+
+@app.command()
+def serve() -> None:
+    """Be the control plane here, in the foreground, until Ctrl-C; machines and runs outlive it."""
+    with _plainly():
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+        if not asyncio.run(daemon.serve(Settings())):
+            typer.echo("a control plane runs already; `ciuic status` tells more")
+
+
+@app.command()
+def status() -> None:
+    """Say whether the control plane runs, and what costs money now."""
+    with _plainly():
+        client = _client(start=False)
+        health = client.health()
+        typer.echo(f"control plane {health['version']}, pid {health['pid']}, {client.url}")
+        if health["version"] != __version__:
+            typer.echo(f"this is {__version__}: `ciuic stop`, then any command starts the new one; runs go on")
+        views = client.sessions()
+        if views:
+            _table([_HEAD, *(_line(view) for view in views)])
+        live = [view for view in views if view["rate_nano_per_hour"]]
+        typer.echo(f"{len(live)} machine(s) billed now" if live else "nothing is billed for compute now")
+
+
+@app.command()
+def sessions() -> None:
+    """List the sessions."""
+    with _plainly():
+        views = _client(start=False).sessions()
+        if views:
+            _table([_HEAD, *(_line(view) for view in views)])
+        else:
+            typer.echo("no sessions yet: run a cell with %%ciuic_train")
+
+
+@app.command()
+def stop() -> None:
+    """End the control plane; machines, runs and billing go on until it is started again or the lease ends."""
+    with _plainly():
+        client = _client(start=False)
+        pid = int(client.health()["pid"])
+        client.shutdown()
+        deadline = time.monotonic() + 20
+        while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
+            time.sleep(0.05)
+        typer.echo("control plane stopped")
+
+
+def _done(view: dict[str, Any]) -> None:
+    spent, rate = _money(view, "spent_nano"), _money(view, "rate_nano_per_hour")
+    typer.echo(f"{view['name']}: {view['state']}; spent {spent}, {rate}/h now")
+
+
+@app.command()
+def pause(name: Name) -> None:
+    """Save a session and let its machine go; waits for a cell that runs."""
+    with _plainly():
+        _done(_client().pause(name))
+
+
+@app.command()
+def resume(name: Name) -> None:
+    """Start a machine for a paused session and restore it."""
+    with _plainly():
+        _done(_client().resume(name, wait=True))
+
+
+@app.command()
+def release(
+    name: Name, discard: Annotated[bool, typer.Option("--discard", help="don't save: its variables are lost")] = False
+) -> None:
+    """Interrupt what runs, save, and let the machine go now."""
+    with _plainly():
+        _done(_client().release(name, discard=discard))
+
+
+@app.command()
+def close(name: Name) -> None:
+    """Save, let the machine go, and end the session; its checkpoint is kept."""
+    with _plainly():
+        _done(_client().close_session(name))
+
+
+@app.command()
+def keep(name: Name, minutes: Annotated[float, typer.Argument(help="for how long", min=0)]) -> None:
+    """Let no idle rule release the session's machine for so many minutes."""
+    with _plainly():
+        _client().keep(name, minutes * 60)
+        typer.echo(f"{name}: kept for {minutes:g} minutes")
+
+
+@app.command()
+def cost(name: Annotated[str | None, typer.Argument(help="a session; all of them if left out")] = None) -> None:
+    """Say what was spent, and what was not."""
+    with _plainly():
+        total = _client().cost(name)
+        rows = [["SESSION", "BILLED", "COMPUTE", "STORAGE", "NOT BILLED", "NOT SPENT"]]
+        for line in [*total.get("sessions", []), {**total, "name": name or "all"}]:
+            if "billed_seconds" not in line:
+                continue
+            times = f"{line['billed_seconds']:.0f} s", f"{line['unbilled_seconds']:.0f} s"
+            compute, storage = _money(line, "compute_nano"), _money(line, "storage_nano")
+            rows.append([str(line["name"]), times[0], compute, storage, times[1], _money(line, "unspent_nano")])
+        _table(rows)
+
+
+@app.command()
+def doctor() -> None:
+    """Check this machine: versions, GPU, disk, modes of private folders, the control plane; say what to do."""
+    with _plainly():
+        settings = Settings()
+        good = True
+        for what, fine, says in _checks(settings):
+            good = good and fine
+            typer.echo(f"{'ok  ' if fine else 'BAD '} {what}: {says}")
+    if not good:
+        raise typer.Exit(1)
+
+
+def _checks(settings: Settings) -> Iterator[tuple[str, bool, str]]:
+    yield "python", sys.version_info >= (3, 11), f"{platform.python_version()} (3.11 or newer is needed)"
+    for name in _PACKAGES:
+        try:
+            yield name, True, importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            yield name, False, f"missing; `pip install {name}`"
+    gpus = Nvml().read()
+    if isinstance(gpus, str):
+        yield "gpu", False, f"{gpus}; idle release treats it as busy until it answers"
+    else:
+        yield "gpu", True, ", ".join(gpu.name for gpu in gpus) or "none (cells run on the CPU)"
+    place = settings.state_dir
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    yield "disk", free > _LEAST_DISK, f"{free / 2**30:.1f} GiB free at {place}"
+    for folder in (settings.state_dir, settings.runtime_dir):
+        if folder.exists():
+            private = stat.S_IMODE(folder.lstat().st_mode) == 0o700 and folder.lstat().st_uid == os.getuid()
+            yield str(folder), private, "private" if private else "others can look inside; `chmod 700` it"
+    found = PlaneClient.find(settings)
+    yield "control plane", True, f"runs at {found.url}" if found is not None else "not running; it starts when needed"
+
+
+if __name__ == "__main__":
+    app()

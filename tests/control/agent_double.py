@@ -1,0 +1,160 @@
+"""An agent without a kernel, in the test's process: the real protocol over a real unix socket, the real store."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from websockets.asyncio.server import Server, ServerConnection, unix_serve
+from websockets.exceptions import ConnectionClosed
+
+from ciuic_jupyter.checkpoint.store import Store
+from ciuic_jupyter.kernels.eventlog import EventLog
+from ciuic_jupyter.kernels.protocol import decode, encode
+from ciuic_jupyter.providers.base import Intent
+
+
+class AgentDouble:
+    """Serves the machine that started last. Cells: 'ok' ends well, 'fail' raises, 'hang' waits for an interrupt."""
+
+    def __init__(self, directory: Path) -> None:
+        self.socket = directory / "agent.sock"
+        self._directory = directory
+        self._server: Server | None = None
+        self._plane: ServerConnection | None = None
+        self.config: dict[str, Any] = {}
+        self.log: EventLog | None = None
+        self.current: str | None = None
+        self.kernel = "ready"
+        self.error: str | None = None
+        self.save_error: str | None = None
+        self.hold_save: asyncio.Event | None = None
+        self.alive = False
+        self.runs: list[str] = []
+        self.saves = 0
+        self.restored_from: list[int | None] = []
+
+    async def serve(self) -> None:
+        self._server = await unix_serve(self._connection, str(self.socket), compression=None, ping_interval=None)
+
+    async def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            await self._server.wait_closed()
+
+    def start(self, intent: Intent) -> None:
+        """A machine begins."""
+        self.config = dict(intent.agent_config)
+        events = self._directory / f"events-{intent.id}"
+        self.log = EventLog(events, self.config["first_seq"])
+        self.current, self.kernel, self.alive = None, "ready", True
+        self.restored_from.append(self.config["checkpoint"])
+
+    def end(self, machine: str) -> None:
+        """The machine ends: the line breaks and nobody answers any more."""
+        self.alive = False
+        if self._plane is not None:
+            self._plane.transport.abort()
+        shutil.rmtree(self._directory / f"events-{machine}", ignore_errors=True)
+
+    def cut(self) -> None:
+        """Break the line once."""
+        if self._plane is not None:
+            self._plane.transport.abort()
+
+    async def emit(self, **header: Any) -> None:
+        assert self.log is not None
+        seq = self.log.append(header)
+        if self._plane is not None:
+            with suppress(ConnectionClosed):  # a cut: it is read from the log after the reconnect
+                for _, frame in self.log.read(seq - 1):
+                    await self._plane.send(frame)
+
+    async def finish(self, status: str = "ok") -> None:
+        """End the run under way."""
+        run, self.current = self.current, None
+        await self.emit(kind="run_ended", run=run, status=status, count=1, seconds=0.1)
+
+    async def die(self) -> None:
+        """The kernel's process dies."""
+        self.kernel = "dead"
+        await self.emit(kind="kernel", run=None, state="dead", exit_code=None, signal=9)
+
+    async def sample(self, now: float, *, quiet_since: float | None) -> None:
+        """Send the three witnesses: quiet since then, or busy."""
+        assert self._plane is not None
+        said = {"quiet": quiet_since is not None, "since": quiet_since or now, "detail": "told by the test"}
+        header = {"type": "sample", "now": now, "kernel": said, "processes_witness": said, "gpu_witness": said}
+        await self._plane.send(encode({**header, "cpu_percent": 1.0}))
+
+    async def _connection(self, socket: ServerConnection) -> None:
+        if not self.alive or self.log is None:
+            socket.transport.abort()
+            return
+        assert socket.request is not None
+        assert socket.request.headers["Authorization"] == f"Bearer {self.config['token']}"
+        try:
+            after = decode(await socket.recv()).header["after"]
+            self._plane = socket
+            said = {"kernel": self.kernel, "error": self.error, "run": self.current, "last_seq": self.log.last_seq}
+            restored = {"seconds": {"total": 2.0}} if self.config["checkpoint"] is not None else None
+            await socket.send(encode({"type": "hello", **said, "restored": restored}))
+            for _, frame in list(self.log.read(after)):
+                await socket.send(frame)
+            async for data in socket:
+                frame = decode(data)
+                if frame.type == "request":
+                    task = asyncio.create_task(self._reply(socket, frame.header))
+                    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        except (ConnectionClosed, OSError):
+            pass
+        finally:
+            if self._plane is socket:
+                self._plane = None
+
+    async def _reply(self, socket: ServerConnection, header: dict[str, Any]) -> None:
+        reply = await getattr(self, f"_{header['op']}")(header)
+        await socket.send(encode({"type": "reply", "id": header["id"], "ok": "error" not in reply, **reply}))
+
+    async def _run(self, header: dict[str, Any]) -> dict[str, Any]:
+        if header["run"] in self.runs:
+            return {}
+        self.runs.append(header["run"])
+        self.current = header["run"]
+        await self.emit(kind="run_started", run=header["run"], code=header["code"], cell_id=None, count=1)
+        if header["code"] != "hang":
+            await self.finish("ok" if header["code"] == "ok" else "error")
+        return {}
+
+    async def _interrupt(self, header: dict[str, Any]) -> dict[str, Any]:
+        if self.current is not None:
+            await self.finish("error")
+        return {"interrupted": True}
+
+    async def _emit(self, header: dict[str, Any]) -> dict[str, Any]:
+        await self.emit(**header["event"])
+        return {}
+
+    async def _names(self, header: dict[str, Any]) -> dict[str, Any]:
+        return {"names": {"x": "int"}}
+
+    async def _save(self, header: dict[str, Any]) -> dict[str, Any]:
+        self.saves += 1
+        if self.hold_save is not None:
+            await self.hold_save.wait()
+        if self.save_error is not None:
+            return {"error": {"type": "SaveFailed", "message": self.save_error}}
+        return {
+            "seq": self.write_checkpoint(),
+            "report": {"bytes_total": 10, "names": ["x"], "seconds": {"total": 1.0}},
+        }
+
+    def write_checkpoint(self) -> int:
+        """Save something real."""
+        store = Store(Path(self.config["store"]))
+        with store.save() as save:
+            body = {"names": {"x": "int"}, "placeholders": [], "blob": save.add(b"content"), "bytes_total": 7}
+        return int(store.write_manifest(body, bytes.fromhex(self.config["key_hex"])).seq)
