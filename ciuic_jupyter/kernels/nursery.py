@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ciuic_jupyter.errors import SaveFailed
+from ciuic_jupyter.errors import CheckpointDamaged, SaveFailed
 from ciuic_jupyter.kernels.processes import die_with_parent, fork_child, kill_leftovers
 
 _LENGTH = struct.Struct(">Q")
@@ -115,6 +115,8 @@ def _verify(request: dict[str, Any]) -> dict[str, Any]:
 
     try:
         report = verify(Path(request["root"]), request["body"])
+    except CheckpointDamaged as error:
+        return {"ok": False, "error": str(error), "damaged": True}
     except Exception as error:  # noqa: BLE001 - anything a user's object raises while loading is the answer
         traceback.print_exc()
         return {"ok": False, "error": f"{type(error).__name__}: {error}"}
@@ -144,7 +146,8 @@ class Nursery:
     async def verify(self, root: Path, body: Mapping[str, Any], seconds: float) -> dict[str, Any]:
         """Load the checkpoint `body` from `root` in a fresh process and return its report.
 
-        SaveFailed when that process fails, is killed or takes longer than `seconds`.
+        CheckpointDamaged when bytes on disk are not what was saved: captured anew they are written anew. SaveFailed
+        when that process fails, is killed or takes longer than `seconds`.
         """
         async with self._turn:
             if self._streams is None:
@@ -157,6 +160,8 @@ class Nursery:
                 answer = json.loads(await reader.readexactly(length))
             except (asyncio.IncompleteReadError, OSError) as error:
                 raise SaveFailed("the process that test-loads checkpoints is gone; nothing can be verified") from error
+        if answer.get("damaged"):
+            raise CheckpointDamaged(answer["error"])
         if not answer["ok"]:
             raise SaveFailed(f"the save could not be loaded back: {answer['error']}; the kernel lives on")
         return dict(answer["report"])

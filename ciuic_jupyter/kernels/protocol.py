@@ -15,7 +15,7 @@ DEAD_AFTER = 6.0  # seconds of silence after which a connection is dead
 MAX_HEADER = 64 << 20  # bytes; a picture travels as base64 inside its header
 MAX_FRAME = 256 << 20  # bytes
 MAX_BUFFERS = 65536
-BLOB_CHUNK = 4 << 20  # bytes of one frame on a blob's own websocket
+BLOB_CHUNK = 1 << 20  # bytes of one frame on a blob's own websocket; larger ones are slower
 
 _LENGTH = struct.Struct(">I")
 

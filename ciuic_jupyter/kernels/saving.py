@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from ciuic_jupyter.checkpoint.store import Store
-from ciuic_jupyter.errors import CiuicError, KernelDied, SaveFailed
+from ciuic_jupyter.errors import CheckpointDamaged, CiuicError, KernelDied, SaveFailed
 from ciuic_jupyter.kernels.agent_config import AgentConfig
 from ciuic_jupyter.kernels.kernel_link import KernelLink
 from ciuic_jupyter.kernels.nursery import Nursery
@@ -54,21 +55,24 @@ class Saver:
         forced: dict[str, str] = {}
         for attempt in range(1, _ATTEMPTS + 1):
             self._progress("capturing", 0, 3)
-            clock = time.monotonic()
-            body = await self._capture(forced)
-            seconds["capture"] += time.monotonic() - clock
+            with _timed(seconds, "capture"):
+                body = await self._capture(forced)
             self._progress("verifying", 1, 3)
-            clock = time.monotonic()
-            report = await self._nursery.verify(self._config.store, body, self._config.verify_seconds)
-            seconds["verify"] += time.monotonic() - clock
-            if report.get("ok", True) and not report.get("failed"):
+            try:
+                with _timed(seconds, "verify"):
+                    report = await self._nursery.verify(self._config.store, body, self._config.verify_seconds)
+            except CheckpointDamaged as error:  # an old pack is bad: it was put aside, the next capture writes anew
+                why = str(error)
+                continue
+            if report["ok"]:
                 return body, attempt
-            failed = {str(name): str(why) for name, why in dict(report.get("failed") or {}).items()}
+            failed = {str(name): str(reason) for name, reason in dict(report["failed"]).items()}
+            why = "; ".join(f"{name}: {reason}" for name, reason in failed.items()) or "no name is to blame"
             if not failed.keys() - forced.keys():
                 break
             forced |= failed
         raise SaveFailed(
-            f"what was saved does not load again in a fresh process ({_words(report)}); the kernel lives on: "
+            f"what was saved does not load again in a fresh process ({why}); the kernel lives on: "
             "delete or change what is named, then save again"
         )
 
@@ -90,7 +94,9 @@ class Saver:
         manifest = await asyncio.to_thread(self._store.read_manifest, seq, self._config.secrets.key)
         reply = await self._link.request("restore", store=str(self._config.store), body=manifest.body)
         report = {key: value for key, value in reply.items() if key != "status"}
-        return {**report, "seq": seq, "seconds": {"total": time.monotonic() - begun}}
+        gone = {line["path"]: line for line in [*manifest.body["placeholders"], *reply.get("placeholders", [])]}
+        seconds = {"total": round(time.monotonic() - begun, 6)}
+        return {**report, "placeholders": list(gone.values()), "seq": seq, "seconds": seconds}
 
 
 def _report(body: Mapping[str, Any], seconds: Mapping[str, float], attempts: int) -> dict[str, Any]:
@@ -104,8 +110,10 @@ def _report(body: Mapping[str, Any], seconds: Mapping[str, float], attempts: int
     }
 
 
-def _words(report: Mapping[str, Any]) -> str:
-    failed = dict(report.get("failed") or {})
-    return "; ".join(f"{name}: {why}" for name, why in failed.items()) or str(
-        report.get("error", "no name is to blame")
-    )
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    begun = time.monotonic()
+    try:
+        yield
+    finally:
+        seconds[name] += time.monotonic() - begun

@@ -223,7 +223,7 @@ def test_nothing_is_lost_or_doubled_over_twenty_cuts(plane: Plane, box: Machine)
         plane.cut()
         cuts += 1
         plane.take_over(box.connect(after=plane.last))
-    assert cuts >= 20 or len(plane.events) < 42
+    assert cuts >= 20
     assert plane.text("long") == "".join(f"{i}\n" for i in range(1000))
 
 

@@ -249,3 +249,19 @@ def test_a_cut_upload_leaves_nothing_and_a_cut_download_can_be_asked_again(tmp_p
         for bad in ("..%2Fkey", "../key", "a" * 65, ""):
             with made.socket(f"/blob/{bad}") as line, pytest.raises(Exception, match="1002"):
                 line.recv()
+
+
+def test_a_damaged_pack_is_not_leaned_on_by_the_next_save(tmp_path: Path) -> None:
+    with machine(tmp_path) as made:
+        plane = made.connect().ready()
+        plane.run("import numpy\nbig = numpy.arange(1_000_000)")
+        assert saved(plane)["attempts"] == 1
+        pack = max(
+            (p for p in (tmp_path / "store" / "chunks").iterdir() if p.is_file()), key=lambda p: p.stat().st_size
+        )
+        data = bytearray(pack.read_bytes())
+        data[len(data) // 2] ^= 1
+        pack.write_bytes(data)
+        again = saved(plane)
+        assert again["seq"] == 2 and again["attempts"] == 2 and again["bytes_written"] >= 8_000_000
+        assert saved(plane)["bytes_written"] < 1_000_000
