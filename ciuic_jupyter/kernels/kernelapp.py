@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import random
 import signal
@@ -56,6 +57,8 @@ def become_own(parent: int | None) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     _own_descriptors()
+    logging.getLogger().handlers.clear()  # the parent's log is not where users' warnings belong
+    logging.getLogger().setLevel(logging.WARNING)
     # the parent's hooks would remove the parent's files when this process ends
     atexit._clear()  # noqa: SLF001 - there is no public way to leave them out
 

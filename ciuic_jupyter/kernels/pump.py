@@ -20,50 +20,54 @@ NOW = frozenset({"comm_open", "comm_msg", "comm_close", "comm_info_request", "ke
 
 
 class Waker:
-    """A file descriptor that other threads and signal handlers make readable."""
+    """A file descriptor that other threads and signals make readable."""
 
     def __init__(self) -> None:
-        self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._lock = threading.RLock()  # a signal handler may set it inside a `clear` of the same thread
 
     def fileno(self) -> int:
-        return self._fd
+        return self._read
 
     def set(self) -> None:
         """Make it readable."""
-        with self._lock:
-            if self._fd >= 0:
-                os.eventfd_write(self._fd, 1)
+        with self._lock, contextlib.suppress(BlockingIOError):
+            if self._write >= 0:
+                os.write(self._write, b"w")
 
     def clear(self) -> None:
         """Make it unreadable."""
         with self._lock, contextlib.suppress(BlockingIOError):
-            if self._fd >= 0:
-                os.eventfd_read(self._fd)
+            if self._read >= 0:
+                os.read(self._read, 1 << 16)
 
     def close(self) -> None:
-        """Release the descriptor; later calls do nothing."""
+        """Release the descriptors; later calls do nothing."""
         with self._lock:
-            if self._fd >= 0:
-                os.close(self._fd)
-            self._fd = -1
+            ends, self._read, self._write = (self._read, self._write), -1, -1
+            for end in ends:
+                if end >= 0:
+                    os.close(end)
 
+    @contextlib.contextmanager
+    def on_interrupt(self, call: Callable[[], None]) -> Iterator[None]:
+        """Call back on Ctrl-C instead of raising KeyboardInterrupt; does nothing outside the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
 
-@contextlib.contextmanager
-def on_interrupt(call: Callable[[], None]) -> Iterator[None]:
-    """Call back on Ctrl-C instead of raising KeyboardInterrupt; does nothing outside the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+        def handler(_number: int, _frame: FrameType | None) -> None:
+            call()
 
-    def handler(_number: int, _frame: FrameType | None) -> None:
-        call()
-
-    before = signal.signal(signal.SIGINT, handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+        # A signal that another thread got, or that came just before the wait began, would not end the wait: Python
+        # writes a byte here at once, whoever got it.
+        before_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        before = signal.signal(signal.SIGINT, handler)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+            signal.set_wakeup_fd(before_fd)
 
 
 class PlainPump:

@@ -47,6 +47,8 @@ def _raise(follow: Run, ended: Mapping[str, Any]) -> NoReturn:
         traceback = [str(line) for line in ended.get("traceback") or ()]
         name, value = str(ended.get("ename") or "RemoteError"), str(ended.get("evalue") or "")
         raise remote_error(name, value, traceback, follow.line.counts) from None
+    if follow.interrupted:
+        raise remote_error("KeyboardInterrupt", "", (), {}) from None
     raise RemoteError(
         f"the cell did not run: an earlier one in session {session} failed or was interrupted; run it again"
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 from ciuic_jupyter.errors import CiuicError, UsageError
 from ciuic_jupyter.kernels.outputs import Output, stream
-from ciuic_jupyter.kernels.pump import PlainPump, ShellPump, Waker, on_interrupt
+from ciuic_jupyter.kernels.pump import PlainPump, ShellPump, Waker
 from ciuic_jupyter.kernels.replay import Channel, KernelCell, TerminalCell
 from ciuic_jupyter.notebook.line import Line, shaper
 from ciuic_jupyter.notebook.remote_error import Detached
@@ -48,6 +48,7 @@ class Run:
         self.held: list[Output] = []  # an error, and what came behind it: shown after the error is raised
         self.held_since = 0.0
         self.gathered: list[tuple[Mapping[str, Any], Output | None]] | None = None
+        self.interrupted = False  # by this cell's user
         self.look_up = False  # the plane says that another run is on: has ours ended without an event?
         self._on_status = on_status
 
@@ -168,7 +169,7 @@ class Watch:
     def until_end(self) -> Mapping[str, Any]:
         """Return the run_ended event once everything before it is shown."""
         follow = self.follow
-        with self.pump, on_interrupt(self.interrupted):
+        with self.pump, self.waker.on_interrupt(self.interrupted):
             while follow.ended is None:
                 self.pump.wait(0.2 if follow.held else 1.0)
                 self._pass_on_interrupts()
@@ -195,6 +196,7 @@ class Watch:
             if self.passed_on >= DETACH_AT:
                 session = self.follow.line.session
                 raise Detached(f"stopped watching; the cell goes on in session {session}: `%ciuic_attach {session}`")
+            self.follow.interrupted = True
             self.follow.line.request("interrupt", run=self.follow.run)
 
     def _ask(self) -> None:

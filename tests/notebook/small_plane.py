@@ -78,6 +78,9 @@ class Client:
             socket.send(encode({"type": "request", "op": op, **fields}))
             return decode(socket.recv()).header["result"]
 
+    def interrupt(self, name: str, run: str) -> None:
+        self.ask("interrupt", run=run)
+
     def runs(self, name: str) -> Any:
         return self.ask("runs")
 

@@ -68,3 +68,38 @@ def test_a_session_begun_anew_under_its_name() -> None:
             until(lambda: client.session("s")["state"] == "running", "the new life")
         assert kernel.ok("%%remote\nprint('new')").text() == "new\n"
         assert kernel.ok("%%remote\nprint('newer')").text() == "newer\n"
+
+
+def test_cells_of_two_notebooks_wait_for_each_other_and_can_be_taken_back() -> None:
+    with (
+        real_plane() as plane,
+        local_kernel("7.4.0", plane.setup, plane.env) as first,
+        local_kernel("7.4.0", plane.setup, plane.env) as second,
+    ):
+        running = first.start("%%remote\nimport time\nprint('on', flush=True)\ntime.sleep(30)")
+        until(lambda: running.text(), "the first output")
+        queued = second.start("%%remote\nprint('never')")
+        with plane.client() as client:
+            until(lambda: client.session("s")["queued"] == 1, "the second cell in the queue")
+            second.interrupt()
+            until(lambda: queued.idle, "the end of the queued cell")
+            assert [error["ename"] for error in queued.of("error")] == ["KeyboardInterrupt"]
+            queued = second.start("%%remote\nprint('never')")
+            until(lambda: client.session("s")["queued"] == 1, "the second cell in the queue")
+        first.interrupt()
+        until(lambda: running.idle and queued.idle, "the end of both")
+        assert [error["ename"] for error in running.of("error")] == ["KeyboardInterrupt"]
+        (error,) = queued.of("error")
+        assert error["ename"] == "RemoteError"
+        assert "did not run" in error["evalue"]
+        assert second.ok("%%remote\nprint('now')").text() == "now\n"
+
+
+def test_a_lost_machine_ends_the_cell() -> None:
+    with real_plane() as plane, local_kernel("7.4.0", plane.setup, plane.env) as kernel:
+        cell = kernel.start("%%remote\nimport os, time\nprint(os.getpid(), flush=True)\ntime.sleep(60)")
+        until(lambda: cell.text(), "the first output")
+        agent = int(Path(f"/proc/{cell.text().strip()}/stat").read_text().rpartition(")")[2].split()[1])
+        os.kill(agent, signal.SIGKILL)
+        until(lambda: cell.idle, "the end", 60)
+        assert [error["ename"] for error in cell.of("error")] == ["KernelDied"]
