@@ -6,7 +6,7 @@ import abc
 import enum
 import types
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from cloudpickle import cloudpickle
@@ -14,7 +14,7 @@ from cloudpickle import cloudpickle
 if TYPE_CHECKING:
     from ciuic_jupyter.checkpoint.graph import Graph
 
-_ENUM_KEEPS = ("_name_", "_value_", "__objclass__", "_sort_order_")
+_ENUM_KEEPS = ("_name_", "__objclass__", "_sort_order_")
 
 
 def reduce_class(graph: Graph, kind: type) -> Any:
@@ -88,8 +88,24 @@ def _fill_class(kind: type, state: tuple[dict[str, Any], dict[str, Any]]) -> Non
 # enums
 
 
-def _enum_arguments(kind: type[enum.Enum]) -> tuple[Any, ...]:
-    values = {name: member._value_ for name, member in kind.__members__.items()}
+def reduce_member(graph: Graph, member: Any) -> Any:
+    """Return the reduction of a member of an enum: by its name, which is there before values and attributes are."""
+    kind = type(member)
+    if _is_ours(kind) and kind.__members__.get(member._name_) is member:
+        return _member, (kind, member._name_)
+    return graph.default(member)
+
+
+def _member(kind: Any, name: str) -> Any:
+    return kind.__members__[name]
+
+
+def _enum_arguments(kind: Any) -> tuple[Any, ...]:
+    mixed_in = kind._member_type_
+    if mixed_in is not object and _own_creator(kind) is not None:  # what it is made of is not its value
+        values = {name: mixed_in.__new__(mixed_in, member) for name, member in kind.__members__.items()}
+    else:
+        values = {name: member._value_ for name, member in kind.__members__.items()}
     return kind.__bases__, kind.__name__, kind.__qualname__, values, kind.__module__, getattr(kind, "_boundary_", None)
 
 
@@ -99,18 +115,21 @@ def _enum_state(kind: type[enum.Enum], names: dict[str, Any]) -> tuple[dict[str,
     made_by_enum |= {"_singles_mask_", "_all_bits_", "_inverted_", "_boundary_", "__new__", "__new_member__"}
     made_by_enum |= {"_hashable_values_", "_unhashable_values_map_", "__dict__", "__weakref__"}
     kept = {name: value for name, value in names.items() if name not in made_by_enum}
-    extra = {name: vars(member) for name, member in kind.__members__.items() if member.name == name}
-    own = {name: {k: v for k, v in values.items() if k not in _ENUM_KEEPS} for name, values in extra.items()}
+    members = {name: vars(member) for name, member in kind.__members__.items() if member.name == name}
+    own = {name: {k: v for k, v in values.items() if k not in _ENUM_KEEPS} for name, values in members.items()}
+    creator = _own_creator(kind)
+    if creator is not None:
+        kept["__new_member__"] = creator
+    return kept, own
+
+
+def _own_creator(kind: type[enum.Enum]) -> Any:
+    """Return the __new__ that the notebook wrote into the enum, or None."""
     creator = vars(kind).get("__new_member__")
-    if isinstance(creator, (staticmethod, types.FunctionType)) and "__new_member__" in vars(kind):
-        function = creator.__func__ if isinstance(creator, staticmethod) else creator
-        if isinstance(function, types.FunctionType) and _is_local(function):
-            kept["__new_member__"] = creator
-    return kept, {name: values for name, values in own.items() if values}
-
-
-def _is_local(function: types.FunctionType) -> bool:
-    return not cloudpickle._should_pickle_by_reference(function)  # noqa: SLF001
+    function = creator.__func__ if isinstance(creator, staticmethod) else creator
+    if isinstance(function, types.FunctionType) and not cloudpickle._should_pickle_by_reference(function):  # noqa: SLF001
+        return creator
+    return None
 
 
 def _make_enum(
@@ -131,4 +150,7 @@ def _fill_enum(kind: Any, state: tuple[dict[str, Any], dict[str, dict[str, Any]]
     for name, value in names.items():
         type.__setattr__(kind, name, value)
     for name, values in own.items():
-        vars(kind.__members__[name]).update(values)
+        member = kind.__members__[name]
+        vars(member).update(values)
+        with suppress(TypeError):  # a value that can't be hashed is searched for
+            kind._value2member_map_.setdefault(member._value_, member)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 import importlib
 import logging
@@ -28,6 +29,8 @@ def handler_for(kind: type) -> Callable[[Graph, Any], Any] | None:
         return classes.reduce_class
     if kind in _HANDLERS:
         return _HANDLERS[kind]
+    if issubclass(kind, enum.Enum):
+        return classes.reduce_member
     if issubclass(kind, BaseException):
         return _exception
     if issubclass(kind, types.ModuleType):

@@ -52,6 +52,9 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
     elif kind is types.CellType:
         with suppress(ValueError):
             yield "", value.cell_contents
+    elif issubclass(kind, BaseException):
+        yield ".__cause__", value.__cause__
+        yield ".__context__", value.__context__
     yield from _attributes(value)
 
 

@@ -17,8 +17,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ciuic_jupyter import __version__
-from ciuic_jupyter.control.daemon import proof
+from ciuic_jupyter.control.daemon import VERSION, proof
 from ciuic_jupyter.control.plane import Plane
 from ciuic_jupyter.control.runner import Runner
 from ciuic_jupyter.core.session import State
@@ -178,7 +177,7 @@ class Routes:
     async def health(self) -> JSONResponse:
         """Version and process of this plane."""
         clock = self._plane.context.clock
-        return JSONResponse({"version": __version__, "pid": os.getpid(), "boot_id": clock.boot_id})
+        return JSONResponse({"version": VERSION, "pid": os.getpid(), "boot_id": clock.boot_id})
 
     async def shutdown(self) -> JSONResponse:
         """End the plane; machines and runs go on."""
@@ -339,7 +338,7 @@ async def _send_all(socket: WebSocket, frames: AsyncIterator[bytes]) -> None:
 
 def make_app(plane: Plane, token: str, port: int) -> ASGIApp:
     """Return the ASGI application of a plane that listens on `port`."""
-    app = FastAPI(title="ciuic control plane", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(title="ciuic control plane", version=VERSION, docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(Routes(plane, token).router)
     app.add_exception_handler(CiuicError, _on_ciuic_error)
     app.add_exception_handler(RequestValidationError, _on_bad_input)

@@ -17,7 +17,6 @@ from typing import Annotated, Any
 
 import typer
 
-from ciuic_jupyter import __version__
 from ciuic_jupyter.control import daemon
 from ciuic_jupyter.control.client import PlaneClient
 from ciuic_jupyter.core.money import format_money
@@ -96,8 +95,8 @@ def status() -> None:
         client = _client(start=False)
         health = client.health()
         typer.echo(f"control plane {health['version']}, pid {health['pid']}, {client.url}")
-        if health["version"] != __version__:
-            typer.echo(f"this is {__version__}: `ciuic stop`, then any command starts the new one; runs go on")
+        if health["version"] != daemon.VERSION:
+            typer.echo(f"this is {daemon.VERSION}: `ciuic stop`, then any command starts the new one; runs go on")
         views = client.sessions()
         if views:
             _table([_HEAD, *(_line(view) for view in views)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import hmac
+import importlib.metadata
 import json
 import logging
 import os
@@ -20,9 +21,10 @@ from typing import Any, BinaryIO
 
 import requests
 
-from ciuic_jupyter import __version__
 from ciuic_jupyter.errors import PlaneUnavailable, UsageError
 from ciuic_jupyter.settings import Settings, private_directory
+
+VERSION = importlib.metadata.version("ciuic_jupyter")
 
 _START_SECONDS = 30.0
 _ASK_SECONDS = 5.0
@@ -133,7 +135,7 @@ def announce(settings: Settings, url: str, token: str) -> None:
     """Write where the plane listens, whole or not at all, readable by its user alone."""
     path = settings.state_dir / "plane.json"
     temporary = path.with_name(f".plane.{os.getpid()}.json")
-    known = {"url": url, "token": token, "pid": os.getpid(), "version": __version__, "started": time.time()}
+    known = {"url": url, "token": token, "pid": os.getpid(), "version": VERSION, "started": time.time()}
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         json.dump(known, file)
     temporary.replace(path)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import signal
+import threading
 from functools import cached_property
 from typing import Any
 
@@ -22,6 +24,7 @@ class CiuicKernel(IPythonKernel):  # type: ignore[misc]  # ipykernel has no type
     """An IPythonKernel with one more shell message: ciuic_request {op, ...} -> ciuic_reply {status, ...}."""
 
     def __init__(self, **kwargs: Any) -> None:
+        self._interrupted = False
         super().__init__(**kwargs)
         self.requests = Requests(self.shell)
         self.shell_handlers[REQUEST] = self.ciuic_request
@@ -44,13 +47,43 @@ class CiuicKernel(IPythonKernel):  # type: ignore[misc]  # ipykernel has no type
         content = self.requests.answer(parent["content"])
         self.session.send(stream, REPLY, content, parent, ident)
 
+    def pre_handler_hook(self) -> None:
+        """Before each request: let Ctrl-C raise, but in the moments around a cell's own code.
+
+        Raised there, as ipykernel has it, it leaves a request without a reply, for which a client waits for ever.
+        """
+        kind = self.get_parent("shell")["header"]["msg_type"]
+        handler = self._interrupt_later if kind == "execute_request" else signal.default_int_handler
+        self.saved_sigint_handler = signal.signal(signal.SIGINT, handler)
+        self._interrupted = False
+
+    def _interrupt_later(self, *_: Any) -> None:
+        self._interrupted = True
+
     async def do_execute(self, *args: Any, **kwargs: Any) -> Any:
+        main = threading.current_thread() is threading.main_thread()  # a subshell has a thread of its own
         try:
+            if main:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                if self._interrupted:
+                    raise KeyboardInterrupt
             return await super().do_execute(*args, **kwargs)
+        except KeyboardInterrupt:
+            return self._interrupted_reply()
         finally:
+            if main:
+                signal.signal(signal.SIGINT, self._interrupt_later)
             for output in (self._stdout, self._stderr):
                 if isinstance(output, SoftStream):
                     output.drain()
+
+    def _interrupted_reply(self) -> dict[str, Any]:
+        """Show the interrupt that is being handled as the cell's error and return the reply to it."""
+        self.shell.showtraceback()
+        traceback = self.shell._last_traceback or []  # noqa: SLF001 - where ipykernel takes it from, too
+        shown = {"ename": "KeyboardInterrupt", "evalue": "", "traceback": traceback}
+        count = self.shell.execution_count
+        return {"status": "error", **shown, "execution_count": count, "payload": [], "user_expressions": {}}
 
 
 class KernelApp(IPKernelApp):  # type: ignore[misc]  # ipykernel has no types

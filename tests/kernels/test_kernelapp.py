@@ -150,6 +150,29 @@ def test_an_interrupt_ends_the_cell_and_not_the_kernel(kernel: ForkedKernel) -> 
     assert kernel.client.value("1 + 1") == 2
 
 
+@EVERY_VERSION
+def test_an_interrupt_at_any_moment_of_a_cell_is_answered(version: str, tmp_path: Path) -> None:
+    with ForkedKernel(tmp_path / "k", version=version) as kernel:
+        client = kernel.client
+        for _ in range(40):
+            sent = client.raw.execute("import time\nwhile True: time.sleep(0.001)")
+            while client.raw.get_iopub_msg(timeout=30)["msg_type"] != "execute_input":
+                pass
+            os.kill(kernel.pid, signal.SIGINT)
+            assert client._reply(sent)["ename"] == "KeyboardInterrupt"
+        client.text(
+            "import os, signal\n"
+            "def strike(lines):\n"
+            "    if 'strike' in lines[0]: os.kill(os.getpid(), signal.SIGINT)\n"
+            "    return lines\n"
+            "get_ipython().input_transformers_cleanup.append(strike)"
+        )
+        shown = client.run("'strike'")
+        assert [message["content"]["ename"] for message in shown] == ["KeyboardInterrupt"]
+        assert client.value("signal.getsignal(signal.SIGINT) is signal.default_int_handler") is True
+        assert client.text("!echo on") == "on\r\n"
+
+
 def test_history_works_and_no_file_is_shared(kernel: ForkedKernel, tmp_path: Path) -> None:
     kernel.client.run("first = 1")
     kernel.client.run("first + 1")

@@ -95,6 +95,7 @@ def test_main_job_by_run_all(page: Page, lab: Server, artifacts: Path, theme: st
     pages.run_all(page)
     shot = theme.split()[1].lower()
     expect(page.locator(".ciuic-line").first).to_contain_text("Cell running", timeout=60_000)
+    page.locator(".ciuic-meter").first.scroll_into_view_if_needed()
     page.screenshot(path=artifacts / f"digits-running-{shot}.png")
     code_cells = page.locator(".jp-CodeCell").count()
     until(lambda: _finished(page, code_cells), "the end of Run All", 240)
