@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.kernels.agent_client import Machine, Plane, machine
+from tests.kernels.agent_client import Event, Machine, Plane, machine
 
 
 @pytest.fixture(scope="module")
@@ -211,9 +211,28 @@ def test_usage_is_told_at_most_twice_a_second_with_the_kernels_state(plane: Plan
     assert plane.frames[-1]["kernel"]["quiet"] is True
 
 
+def test_a_process_that_left_the_kernel_still_counts_as_its_work(plane: Plane) -> None:
+    plane.run(
+        "import os, subprocess, sys\n"
+        "spin = 'import os;os.fork() and os._exit(0); os.setsid(); print(os.getpid(), flush=True)\\nwhile True: pass'\n"
+        "p = subprocess.Popen([sys.executable, '-c', spin], stdout=subprocess.PIPE)\n"
+        "pid = int(p.stdout.readline()); p.wait()"
+    )
+
+    def loud(frame: Event) -> bool:
+        return frame["type"] == "sample" and frame["processes"] >= 2 and frame["cpu_percent"] > 20
+
+    while not any(loud(frame) for frame in plane.frames):
+        plane.next()
+    plane.run("os.kill(pid, 9)")
+    count = len(plane.frames)
+    while not any(frame["type"] == "sample" and frame["processes"] == 1 for frame in plane.frames[count:]):
+        plane.next()
+
+
 def test_nothing_is_lost_or_doubled_over_twenty_cuts(plane: Plane, box: Machine) -> None:
     plane.call(
-        "run", run="long", code="import time\nfor i in range(1000):\n    print(i, flush=True)\n    time.sleep(0.002)"
+        "run", run="long", code="import time\nfor i in range(1000):\n    print(i, flush=True)\n    time.sleep(0.004)"
     )
     cuts = 0
     while not any(e["kind"] == "run_ended" for e in plane.events):
