@@ -42,7 +42,8 @@ class SoftStream(OutStream):  # type: ignore[misc]  # ipykernel has no types
         self.pub_thread.schedule(lambda: self._io_loop.call_later(left, self._on_time))
 
     def drain(self) -> None:
-        """Send what was written and return when it is on its way."""
+        """Send what was written and return when it is on its way; what was flushed on another stream goes first."""
+        _send_waiting(self.pub_thread, besides=self)
         self._sent_at = time.monotonic()
         self._waits = False
         super().flush()
