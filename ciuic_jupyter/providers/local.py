@@ -51,6 +51,7 @@ class LocalProvider:
         self._offers = {offer.instance: offer for offer in offers}
         self._warm = warm
         self._starting: dict[str, asyncio.Lock] = {}
+        self._children: list[subprocess.Popen[bytes]] = []
 
     async def offers(self) -> list[Offer]:
         """Return the machine types of this computer, priced by the settings."""
@@ -96,6 +97,8 @@ class LocalProvider:
     async def _launch(self, folder: Path) -> None:
         pid = await self._warm.fork(folder / "agent.json") if self._warm is not None else None
         child = None if pid is not None else await asyncio.to_thread(_spawn, folder)
+        if child is not None:
+            self._children.append(child)
         deadline = time.monotonic() + _START_SECONDS
         while not proof.is_held(folder / "lock"):
             ended = child.poll() is not None if child is not None else proof.start_ticks(pid or 0) is None
@@ -120,6 +123,7 @@ class LocalProvider:
                 state, detail = MachineState.UNKNOWN, "its agent is gone, processes of it are left"
             else:
                 state = MachineState.STOPPED
+                self._children = [child for child in self._children if child.poll() is None]
                 stopped_at, detail = _end_of(folder, float(facts["created_at"]))
         return Machine(machine, facts["intent"], facts["tag"], state, float(facts["created_at"]), stopped_at, detail)
 

@@ -1,0 +1,184 @@
+"""One suite for every provider: what the plane may rely on."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ciuic_jupyter.control.clock import FakeClock
+from ciuic_jupyter.errors import OutOfCapacity, ProviderError
+from ciuic_jupyter.providers.base import Intent, MachineState, Offer, Provider
+from ciuic_jupyter.providers.fake import FakeProvider
+from ciuic_jupyter.providers.local import LocalPlaces, LocalProvider
+
+TAG = "our-tag"
+
+
+class Setup:
+    """A provider, an order for it, and what differs: how a machine is lost, and what time it is there."""
+
+    def __init__(
+        self,
+        provider: Provider,
+        intent: Callable[[str], Intent],
+        lose: Callable[[str], Awaitable[None]],
+        now: Callable[[], float],
+    ) -> None:
+        self.provider, self.intent, self.lose, self.now = provider, intent, lose, now
+
+
+def fake(directory: Path) -> Setup:
+    clock = FakeClock()
+    offer = Offer("fake.1", "fake", 1)
+    provider = FakeProvider(clock.wall, directory / "agent.sock", [offer])
+
+    async def lose(machine: str) -> None:
+        provider.vanish(machine)
+
+    return Setup(provider, lambda number: Intent(number, "s", offer, TAG), lose, clock.wall)
+
+
+def local(directory: Path) -> Setup:
+    sockets = Path(tempfile.mkdtemp(prefix="ciuic-p-"))
+    offer = Offer("local.cpu", "local", 1)
+    provider = LocalProvider(LocalPlaces(directory / "machines", sockets), [offer])
+    config = {"session": "s", "token": "t" * 32, "key_hex": "00" * 32, "store": str(directory / "store")}
+
+    async def lose(machine: str) -> None:
+        lock = directory / "machines" / machine / "lock"
+        from ciuic_jupyter.monitor import proof
+
+        agent = proof.holder(lock)
+        assert agent is not None
+        process = psutil.Process(agent.pid)
+        process.kill()
+        async with asyncio.timeout(20):
+            while (found := await provider.look(machine)) is None or found.state is not MachineState.STOPPED:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+    return Setup(provider, lambda number: Intent(number, "s", offer, TAG, config), lose, time.time)
+
+
+@pytest.fixture(params=[fake, local], ids=lambda make: make.__name__)
+async def setup(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Setup]:
+    made: Setup = request.param(tmp_path)
+    yield made
+    for machine in await made.provider.list(TAG):
+        await made.provider.stop(machine.id)
+    assert await made.provider.list(TAG) == []
+    if isinstance(made.provider, LocalProvider):
+        shutil.rmtree(made.provider._places.sockets, ignore_errors=True)
+
+
+async def stopped(setup: Setup, machine: str) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            await setup.provider.stop(machine)
+            found = await setup.provider.look(machine)
+            if found is None or found.state is MachineState.STOPPED:
+                return
+
+
+async def test_a_life(setup: Setup) -> None:
+    before = setup.now()
+    machine = await setup.provider.start(setup.intent("a1"))
+    assert machine.state in (MachineState.STARTING, MachineState.RUNNING)
+    assert (machine.intent, machine.tag) == ("a1", TAG)
+    assert before <= machine.created_at <= setup.now()
+    assert [found.id for found in await setup.provider.list(TAG)] == [machine.id]
+    assert (await setup.provider.connect(machine.id)).path.name == "agent.sock"
+    await stopped(setup, machine.id)
+    end = await setup.provider.look(machine.id)
+    assert end is not None
+    assert end.stopped_at is not None
+    assert machine.created_at <= end.stopped_at <= setup.now()
+    assert await setup.provider.list(TAG) == []
+
+
+async def test_one_intent_is_one_machine(setup: Setup) -> None:
+    first, again = await asyncio.gather(*(setup.provider.start(setup.intent("a1")) for _ in range(2)))
+    later = await setup.provider.start(setup.intent("a1"))
+    assert first.id == again.id == later.id
+    assert first.created_at == later.created_at
+    assert len(await setup.provider.list(TAG)) == 1
+
+
+async def test_a_stop_may_be_asked_again(setup: Setup) -> None:
+    machine = await setup.provider.start(setup.intent("a1"))
+    await stopped(setup, machine.id)
+    end = await setup.provider.look(machine.id)
+    await setup.provider.stop(machine.id)
+    assert await setup.provider.look(machine.id) == end
+
+
+async def test_a_stopped_machine_does_not_start_again(setup: Setup) -> None:
+    machine = await setup.provider.start(setup.intent("a1"))
+    await stopped(setup, machine.id)
+    again = await setup.provider.start(setup.intent("a1"))
+    assert again.state is MachineState.STOPPED
+    assert await setup.provider.list(TAG) == []
+
+
+async def test_what_never_was(setup: Setup) -> None:
+    assert await setup.provider.look("never") is None
+    await setup.provider.stop("never")
+    assert await setup.provider.list("another tag") == []
+
+
+async def test_other_tags_are_not_listed(setup: Setup) -> None:
+    machine = await setup.provider.start(setup.intent("a1"))
+    for other in (TAG.upper(), TAG[:-1], TAG + " ", ""):
+        assert await setup.provider.list(other) == []
+    assert len(await setup.provider.list(TAG)) == 1
+    assert machine.tag == TAG
+
+
+async def test_a_lost_machine_is_seen_stopped_at_its_last_proof_of_life(setup: Setup) -> None:
+    machine = await setup.provider.start(setup.intent("a1"))
+    await setup.lose(machine.id)
+    found = await setup.provider.look(machine.id)
+    assert found is not None
+    assert found.state is MachineState.STOPPED
+    assert found.stopped_at is not None
+    assert machine.created_at <= found.stopped_at <= setup.now()
+    assert await setup.provider.list(TAG) == []
+
+
+async def test_two_machines_don_t_know_each_other(setup: Setup) -> None:
+    one = await setup.provider.start(setup.intent("a1"))
+    two = await setup.provider.start(setup.intent("b2"))
+    await stopped(setup, one.id)
+    assert [machine.id for machine in await setup.provider.list(TAG)] == [two.id]
+
+
+async def test_offers_are_priced(setup: Setup) -> None:
+    for offer in await setup.provider.offers():
+        assert offer.price_nano_per_hour >= 0
+        assert offer.unit_seconds >= 1
+        assert offer.provider == setup.provider.name
+
+
+async def test_no_capacity_is_an_error_of_its_own_and_starts_nothing(tmp_path: Path) -> None:
+    here = fake(tmp_path)
+    assert isinstance(here.provider, FakeProvider)
+    here.provider.faults.no_capacity = 1
+    with pytest.raises(OutOfCapacity):
+        await here.provider.start(here.intent("a1"))
+    nearby = local(tmp_path)
+    unknown = Intent("a1", "s", Offer("gpu.9", "local", 1), TAG)
+    with pytest.raises(OutOfCapacity, match=r"local\.cpu"):
+        await nearby.provider.start(unknown)
+    assert not (tmp_path / "machines").exists()
+
+
+@pytest.mark.parametrize("machine", ["../x", "a/b", "", "a\0b", "."])
+async def test_ids_that_leave_the_folder_are_refused(tmp_path: Path, machine: str) -> None:
+    with pytest.raises(ProviderError):
+        await local(tmp_path).provider.look(machine)
