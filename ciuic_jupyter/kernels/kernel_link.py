@@ -33,13 +33,6 @@ _SUBSCRIBE_RETRY = 0.05  # seconds to wait for iopub's echo of a request before 
 Message = dict[str, Any]
 
 
-def connection_info(ipc_stem: str, key: str) -> dict[str, Any]:
-    """Return what a kernel and its client need to meet on ipc files `<ipc_stem>-1` to `-5`."""
-    names = ("shell", "iopub", "stdin", "control", "hb")
-    ports = {f"{name}_port": number for number, name in enumerate(names, 1)}
-    return {"transport": "ipc", "ip": ipc_stem, "key": key, "signature_scheme": "hmac-sha256", **ports}
-
-
 class _Channel:
     """One ZeroMQ socket read from asyncio by its file descriptor: every message in one wake-up, no task a message."""
 
