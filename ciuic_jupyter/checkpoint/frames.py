@@ -20,6 +20,8 @@ def handler_for(kind: type) -> Callable[[Graph, Any], Any] | None:
         return _references
     if issubclass(kind, internals.Block):
         return _block
+    if (kind.__module__, kind.__name__) == ("pandas.core.internals.managers", "SingleBlockManager"):
+        return _series
     if issubclass(kind, pandas.Index) and not issubclass(kind, (pandas.MultiIndex, pandas.RangeIndex)):  # type: ignore[union-attr]
         return _index
     return None
@@ -46,13 +48,17 @@ def _make_block(kind: type, values: Any, places: Any, ndim: int, references: Any
     return kind(values, BlockPlacement(places), ndim, references)
 
 
+def _series(_: Graph, manager: Any) -> Any:
+    return type(manager), (manager.blocks[0], manager.axes[0])
+
+
 def _index(graph: Graph, index: Any) -> Any:
     graph.uses("pandas")
     reduced = graph.default(index)
     references = getattr(index, "_references", None)
-    if references is None or not isinstance(reduced, tuple) or len(reduced) > 2:
+    if references is None or not isinstance(reduced, tuple) or any(reduced[2:]):
         return reduced
-    return _make_index, (*reduced, references)
+    return _make_index, (*reduced[:2], references)
 
 
 def _make_index(function: Callable[..., Any], args: tuple[Any, ...], references: Any) -> Any:

@@ -206,7 +206,7 @@ class Graph(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no ty
                 obj.__reduce_ex__(5)
             except Exception:  # noqa: BLE001 - whatever it is, it is reported for each object
                 return Graph.default
-            return _leave
+            return _unasked if hasattr(kind, "__getattr__") and not hasattr(kind, "__setstate__") else _leave
         return Graph.default
 
     def _global(self, obj: Any, name: str) -> Any:
@@ -231,6 +231,22 @@ class Graph(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no ty
         self.loose.append(self.buffer(view))
         self._kept.append(buffer)
         return False
+
+
+def _unasked(graph: Graph, obj: Any) -> Any:
+    """Reduce an object whose class has a __getattr__, which may fail before the state is there: pickle would ask it."""
+    reduced = graph.default(obj)
+    if not isinstance(reduced, tuple) or len(reduced) < 3 or any(part is not None for part in reduced[3:]):
+        return reduced
+    return *reduced[:3], None, None, _fill
+
+
+def _fill(obj: Any, state: Any) -> None:
+    plain, slots = state if isinstance(state, tuple) else (state, None)
+    if plain:
+        object.__getattribute__(obj, "__dict__").update(plain)
+    for name, value in (slots or {}).items():
+        object.__setattr__(obj, name, value)
 
 
 def _stand_in(graph: Graph, obj: Any) -> Any:

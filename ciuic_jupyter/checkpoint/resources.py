@@ -13,7 +13,6 @@ import threading
 import types
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ciuic_jupyter.checkpoint import context, singletons
@@ -187,10 +186,10 @@ def _file(graph: Graph, file: Any) -> Any:
 def _describe(file: Any) -> dict[str, Any]:
     if not isinstance(file.name, (str, bytes)):
         raise ValueError("it has no path")
-    with suppress(io.UnsupportedOperation):
+    if file.writable():  # a flush of one that is read in a loop spoils its position
         file.flush()
     held = os.fstat(file.fileno())
-    path = os.path.abspath(os.fsdecode(file.name))
+    path = _path(file)
     if not stat.S_ISREG(held.st_mode):
         raise ValueError(f"{path} is no ordinary file")
     if not os.path.exists(path) or not os.path.samestat(held, os.stat(path)):
@@ -203,6 +202,13 @@ def _describe(file: Any) -> dict[str, Any]:
     if text:
         described |= {"encoding": file.encoding, "errors": file.errors, "line": file.line_buffering}
     return described
+
+
+def _path(file: Any) -> str:
+    try:  # the folder may have changed since it was opened
+        return os.readlink(f"/proc/self/fd/{file.fileno()}").removesuffix(" (deleted)")
+    except OSError:
+        return os.path.abspath(os.fsdecode(file.name))
 
 
 def _text_position(file: io.TextIOWrapper, size: int) -> int:
@@ -232,18 +238,18 @@ def _open(label: str, described: dict[str, Any]) -> Any:
 
 
 def _reopen(described: dict[str, Any], mode: str, position: int) -> Any:
-    def opener(path: str, flags: int) -> int:
-        return os.open(path, flags & ~(os.O_TRUNC | os.O_EXCL | os.O_CREAT))
+    def opener(_: str, flags: int) -> int:  # opened by its full path, it keeps the name it was given
+        return os.open(described["path"], flags & ~(os.O_TRUNC | os.O_EXCL | os.O_CREAT))
 
     if described["kind"] == "FileIO":
-        file: Any = io.FileIO(described["path"], mode, opener=opener)
+        file: Any = io.FileIO(described["name"], mode, opener=opener)
     elif "encoding" in described:
         buffering = 1 if described["line"] else -1
         file = open(  # noqa: SIM115 - the notebook owns it
-            described["path"], mode, buffering, described["encoding"], described["errors"], opener=opener
+            described["name"], mode, buffering, described["encoding"], described["errors"], opener=opener
         )
     else:
-        file = open(described["path"], mode, opener=opener)  # noqa: SIM115
+        file = open(described["name"], mode, opener=opener)  # noqa: SIM115
     file.seek(position)
     return file
 
