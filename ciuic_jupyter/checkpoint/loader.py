@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ciuic_jupyter.checkpoint import context, paths
+from ciuic_jupyter.checkpoint import paths
 from ciuic_jupyter.checkpoint.placeholder import Placeholder, describe
 from ciuic_jupyter.errors import CheckpointError
 
@@ -33,11 +33,14 @@ def load_slowly(
     failed: dict[str, str] = {}
     for segment in segments:
         value = unpickler.load()
+        found = {}
         for placeholder in unpickler.made:
             reason = describe(placeholder)[1]
             path = paths.find(placeholder, segment["name"], value)
             Placeholder.__init__(placeholder, path, reason)
-            failed[path] = reason
+            found[path] = reason
+        inside = {path: reason for path, reason in found.items() if not path.endswith(paths.SOMEWHERE)}
+        failed |= inside or found  # a class that is missing shows in its objects
         unpickler.made = []
         take(segment, value)
     return failed
@@ -73,9 +76,9 @@ class _Inherited(Exception):  # a reason carried from part to whole
 
 
 def _why(parts: Sequence[Any]) -> None:
-    """Raise with the reason of the first part that is a placeholder of this load: what needs it can't be made."""
+    """Raise with the reason of the first part that is a placeholder: what needs it can't be made."""
     for part in parts:
-        if type(part) is Placeholder and describe(part)[0] == "":
+        if type(part) is Placeholder:
             raise _Inherited(describe(part)[1])
 
 
@@ -161,8 +164,3 @@ def _steps() -> dict[int, Callable[[Any], None]]:
 
 
 _Patient.dispatch = _steps()
-
-
-def missing_here(failed: Mapping[str, str]) -> list[dict[str, str]]:
-    """Return the report's lines for what `load_slowly` could not make."""
-    return [context.entry(path, reason) for path, reason in failed.items()]

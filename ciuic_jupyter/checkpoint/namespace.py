@@ -28,6 +28,8 @@ _RESTARTS = 100  # walks; then whole variables are given up instead of single ob
 _STACK = 512 << 20  # bytes of address space of the thread for deeply nested objects
 _FRAME = 2048  # bytes of stack that one level of recursion may take
 _STATE = "state"
+# what a reader calls Out is deep inside the state
+_KNOWN_AS = {f"{_STATE}['outputs']": "Out", "process['logging']['root'][1]": "logging.root.handlers"}
 
 
 @dataclass
@@ -106,10 +108,11 @@ def type_name(value: object) -> str:
 
 def _unique(report: Sequence[dict[str, str]]) -> list[dict[str, str]]:
     lines = {(line["path"], line["reason"]): line for line in report}
-    for line in lines.values():  # what a reader calls Out is deep inside the state
-        if line["path"].startswith(f"{_STATE}['outputs']"):
-            line["path"] = "Out" + line["path"].removeprefix(f"{_STATE}['outputs']")
-            line["name"] = "Out"
+    for line in lines.values():
+        for inside, known in _KNOWN_AS.items():
+            if line["path"].startswith(inside):
+                line["path"] = known + line["path"].removeprefix(inside)
+                line["name"] = context.entry(line["path"], "")["name"]
     return list(lines.values())
 
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 _LIMIT = 100_000  # objects looked at; a path is a help, not worth more
+SOMEWHERE = " ..."  # behind the name of a variable: the path was not found
 _ATOMS = (str, bytes, bytearray, int, float, complex, bool, type(None), types.ModuleType, types.CodeType)
 _KEYS = (str, int, float, bool, bytes, type(None))
 
@@ -30,7 +31,7 @@ def find(target: object, name: str, root: object, limit: int = _LIMIT) -> str:
                 seen.add(id(child))
                 kept.append(child)
                 todo.append((path + step, child))
-    return f"{name} ..."
+    return name + SOMEWHERE
 
 
 def _children(value: Any) -> Iterator[tuple[str, Any]]:

@@ -31,12 +31,12 @@ _began: dict[str, Any] | None = None
 
 
 def remember_start() -> None:
-    """Take the environment and the search path of now as those that every machine has by itself.
+    """Take the environment, search path and log handlers of now as those that every machine has by itself.
 
     A kernel calls it once before its first cell; without it the environment this process was started with counts.
     """
     global _began
-    _began = {"environ": dict(os.environ), "path": list(sys.path)}
+    _began = {"environ": dict(os.environ), "path": list(sys.path), "handlers": list(logging.root.handlers)}
 
 
 def _start() -> dict[str, Any]:
@@ -49,7 +49,7 @@ def _start() -> dict[str, Any]:
             if mark:
                 environ[name] = value
     prefixes = (sys.prefix, sys.base_prefix, sys.exec_prefix)
-    return {"environ": environ, "path": [entry for entry in sys.path if entry.startswith(prefixes)]}
+    return {"environ": environ, "path": [entry for entry in sys.path if entry.startswith(prefixes)], "handlers": []}
 
 
 def packages(names: Iterable[str]) -> dict[str, str]:
@@ -246,16 +246,15 @@ def _logging_state() -> Any:
         for name, logger in logging.Logger.manager.loggerDict.items()
         if isinstance(logger, logging.Logger) and logger.level
     }
-    root = (logging.root.level, list(logging.root.handlers))
+    root = (logging.root.level, [item for item in logging.root.handlers if item not in _start()["handlers"]])
     return {"root": root, "levels": levels, "off": logging.root.manager.disable}
 
 
 def _set_logging_state(value: Any) -> None:
     level, handlers = value["root"]
     logging.root.setLevel(level)
-    if not logging.root.handlers:
-        for handler in handlers:
-            logging.root.addHandler(handler)
+    for handler in handlers:
+        logging.root.addHandler(handler)
     for name, number in value["levels"].items():
         logging.getLogger(name).setLevel(number)
     logging.disable(value["off"])
