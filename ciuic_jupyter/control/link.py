@@ -154,20 +154,17 @@ class AgentLink:
             await socket.send(encode({"type": "beat"}))
 
     async def _receive(self, socket: ClientConnection) -> Frame:
-        async with asyncio.timeout(DEAD_AFTER):
-            data = await socket.recv(decode=False)
-        return decode(data)
+        return decode(await _message(socket))
 
     async def _read(self, socket: ClientConnection) -> None:
         acked = self._mirror.last_seq
         while True:
-            async with asyncio.timeout(DEAD_AFTER):
-                data = await socket.recv(decode=False)
+            data = await _message(socket)
             frame = decode(data)
             if frame.type == "event":
                 seq = int(frame.header["seq"])
-                if self._mirror.append_frame(seq, bytes(data)):
-                    self._listener.event(frame.header, seq, bytes(data))
+                if self._mirror.append_frame(seq, data):
+                    self._listener.event(frame.header, seq, data)
                 if seq - acked >= _ACK_EVERY:
                     acked = seq
                     await socket.send(encode({"type": "ack", "seq": seq}))
@@ -206,6 +203,18 @@ class AgentLink:
                 if isinstance(data, str):
                     return
                 yield data
+
+
+async def _message(socket: ClientConnection) -> bytes:
+    """Return the next message; TimeoutError if the line is silent, however long a big message takes."""
+    parts: list[bytes] = []
+    pieces = socket.recv_streaming(decode=False)
+    while True:
+        try:
+            async with asyncio.timeout(DEAD_AFTER):
+                parts.append(await anext(pieces))
+        except StopAsyncIteration:
+            return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _settle(future: asyncio.Future[Header], header: Header) -> None:

@@ -65,6 +65,7 @@ class Agent:
         self.saver: Saver
         self._unwritten: deque[tuple[Mapping[str, Any], Sequence[bytes | memoryview]]] = deque()
         self._leaving: asyncio.Future[str]
+        self._prepared_for: tuple[str | None, ...] = ()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def live(self, connection: Mapping[str, Any]) -> int:
@@ -198,7 +199,17 @@ class Agent:
                 _log.exception("this machine's directory can't be written")
             if self.departure.due(self.lease.lapsed(boottime())):
                 self.spawn(self.departure.go())
+            if self.kernel == "ready" and self.runs.idle.is_set() and not self.saving:
+                self.spawn(self._prepare_nursery())
             await asyncio.sleep(self.lease.tick)
+
+    async def _prepare_nursery(self) -> None:
+        """Between two cells, let the nursery import what the kernel has imported: a save then waits for no import."""
+        if self._prepared_for == (self.runs.last_run,):
+            return
+        self._prepared_for = (self.runs.last_run,)
+        with suppress(CiuicError):  # a save will meet the same, and tell
+            await self.nursery.prepare((await self.link.request("modules"))["modules"])
 
     async def _end(self, reason: str) -> int:
         """Kill the kernel and all it started, write the last word, close."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
+import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,6 +28,7 @@ class Requests:
             "push": self.push,
             "pull": self.pull,
             "names": self.names,
+            "modules": self.modules,
         }
 
     def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,6 +111,16 @@ class Requests:
         user = self._shell.user_ns
         hidden = kernel_state.hidden_names(self._shell)
         return {"names": {name: type_name(value) for name, value in list(user.items()) if name not in hidden}}
+
+    def modules(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Tell the modules of installed packages that are loaded, in the order they were."""
+        installed = tuple({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
+        found = []
+        for name, module in list(sys.modules.items()):
+            origin = getattr(getattr(module, "__spec__", None), "origin", None)
+            if isinstance(origin, str) and origin.startswith(installed) and name != "__main__":
+                found.append(name)
+        return {"modules": found}
 
 
 def type_name(value: object) -> str:
