@@ -22,6 +22,7 @@ class Requests:
         """Serve the namespace of `shell`, an InteractiveShell."""
         self._shell = shell
         self._watch = kernel_state.Watch()
+        self._own_modules = frozenset(sys.modules)  # of the kernel itself, before any cell
         self._ops: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
             "save": self.save,
             "restore": self.restore,
@@ -113,12 +114,12 @@ class Requests:
         return {"names": {name: type_name(value) for name, value in list(user.items()) if name not in hidden}}
 
     def modules(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Tell the modules of installed packages that are loaded, in the order they were."""
+        """Tell the modules of installed packages that the user's cells have loaded, in the order they were."""
         installed = tuple({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
         found = []
         for name, module in list(sys.modules.items()):
             origin = getattr(getattr(module, "__spec__", None), "origin", None)
-            if isinstance(origin, str) and origin.startswith(installed) and name != "__main__":
+            if name not in self._own_modules and isinstance(origin, str) and origin.startswith(installed):
                 found.append(name)
         return {"modules": found}
 

@@ -40,7 +40,7 @@ def _read_exactly(link: socket.socket, size: int) -> bytes | None:
     return bytes(data)
 
 
-def _serve(link: socket.socket, kernel: int, marker: bytes) -> None:
+def _serve(link: socket.socket, kernel: int, marker: bytes, *, prepare: bool = True) -> None:
     """The nursery's loop: one request, one fresh process, one answer; when the agent is gone, kill what it left."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     while True:
@@ -50,7 +50,8 @@ def _serve(link: socket.socket, kernel: int, marker: bytes) -> None:
             break
         request = json.loads(body)
         if "import" in request:
-            link.sendall(_pack({"ok": True, "report": {"imported": _import_all(request["import"])}}))
+            imported = _import_all(request["import"]) if prepare else 0
+            link.sendall(_pack({"ok": True, "report": {"imported": imported}}))
             if len(os.listdir("/proc/self/task")) > 1:
                 _begin_anew(link, kernel, marker)
         else:
@@ -61,6 +62,8 @@ def _serve(link: socket.socket, kernel: int, marker: bytes) -> None:
 def _import_all(modules: list[str]) -> int:
     """Import what the kernel has imported, so that the next fresh process need not; return how many were new."""
     before = len(sys.modules)
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = "1"  # numpy and scipy start a thread for each further core at import; loading needs none
     with suppress(OSError):
         os.nice(5)  # the kernel goes first
     for name in modules:
@@ -210,4 +213,4 @@ class Nursery:
 
 
 if __name__ == "__main__":
-    _serve(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]), sys.argv[3].encode())
+    _serve(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]), sys.argv[3].encode(), prepare=False)
