@@ -26,6 +26,7 @@ class CiuicKernel(IPythonKernel):  # type: ignore[misc]  # ipykernel has no type
     def __init__(self, **kwargs: Any) -> None:
         self._interrupted = False
         super().__init__(**kwargs)
+        self._run_code, self.shell.run_code = self.shell.run_code, self._interruptible
         self.requests = Requests(self.shell)
         self.shell_handlers[REQUEST] = self.ciuic_request
 
@@ -48,9 +49,10 @@ class CiuicKernel(IPythonKernel):  # type: ignore[misc]  # ipykernel has no type
         self.session.send(stream, REPLY, content, parent, ident)
 
     def pre_handler_hook(self) -> None:
-        """Before each request: let Ctrl-C raise, but in the moments around a cell's own code.
+        """Before each request: let Ctrl-C raise at once, but for a cell only when its own code runs.
 
-        Raised there, as ipykernel has it, it leaves a request without a reply, for which a client waits for ever.
+        Raised in the moments before, ipykernel leaves the request without a reply, for which a client waits for ever,
+        or IPython takes it for an error of a callback and runs the cell.
         """
         kind = self.get_parent("shell")["header"]["msg_type"]
         handler = self._interrupt_later if kind == "execute_request" else signal.default_int_handler
@@ -60,18 +62,23 @@ class CiuicKernel(IPythonKernel):  # type: ignore[misc]  # ipykernel has no type
     def _interrupt_later(self, *_: Any) -> None:
         self._interrupted = True
 
-    async def do_execute(self, *args: Any, **kwargs: Any) -> Any:
-        main = threading.current_thread() is threading.main_thread()  # a subshell has a thread of its own
-        try:
-            if main:
+    async def _interruptible(self, *args: Any, **kwargs: Any) -> Any:
+        """In the place of the shell's run_code: here the cell's own code begins."""
+        if threading.current_thread() is threading.main_thread():  # a subshell has a thread of its own
+            if signal.getsignal(signal.SIGINT) == self._interrupt_later:  # else ipykernel waits for an async cell
                 signal.signal(signal.SIGINT, signal.default_int_handler)
-                if self._interrupted:
-                    raise KeyboardInterrupt
+            if self._interrupted:
+                self._interrupted = False
+                raise KeyboardInterrupt
+        return await self._run_code(*args, **kwargs)
+
+    async def do_execute(self, *args: Any, **kwargs: Any) -> Any:
+        try:
             return await super().do_execute(*args, **kwargs)
         except KeyboardInterrupt:
             return self._interrupted_reply()
         finally:
-            if main:
+            if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGINT, self._interrupt_later)
             for output in (self._stdout, self._stderr):
                 if isinstance(output, SoftStream):

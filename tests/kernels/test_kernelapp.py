@@ -155,20 +155,24 @@ def test_an_interrupt_at_any_moment_of_a_cell_is_answered(version: str, tmp_path
     with ForkedKernel(tmp_path / "k", version=version) as kernel:
         client = kernel.client
         for _ in range(40):
-            sent = client.raw.execute("import time\nwhile True: time.sleep(0.001)")
+            sent = client.raw.execute("import time\nwhile True: time.sleep(0.001)", stop_on_error=False)
             while client.raw.get_iopub_msg(timeout=30)["msg_type"] != "execute_input":
                 pass
             os.kill(kernel.pid, signal.SIGINT)
             assert client._reply(sent)["ename"] == "KeyboardInterrupt"
-        client.text(
-            "import os, signal\n"
-            "def strike(lines):\n"
-            "    if 'strike' in lines[0]: os.kill(os.getpid(), signal.SIGINT)\n"
-            "    return lines\n"
-            "get_ipython().input_transformers_cleanup.append(strike)"
-        )
-        shown = client.run("'strike'")
+        strike = "if 'strike' in lines[0]: os.kill(os.getpid(), signal.SIGINT)"
+        client.text(f"import os, signal\ndef soon(lines):\n    {strike}\n    return lines")
+        client.text("get_ipython().input_transformers_cleanup.append(soon)")
+        shown = client.run("'strike'\nran = True", stop_on_error=False)
         assert [message["content"]["ename"] for message in shown] == ["KeyboardInterrupt"]
+        client.text("get_ipython().input_transformers_cleanup.remove(soon)")
+        client.text("def first(info): os.kill(os.getpid(), signal.SIGINT) if 'strike' in info.raw_cell else None")
+        client.text("get_ipython().events.register('pre_run_cell', first)")
+        shown = client.run("'strike'\nran = True", stop_on_error=False)
+        assert [message["content"]["ename"] for message in shown] == ["KeyboardInterrupt"]
+        shown = client.run("'strike'\nawait __import__('asyncio').sleep(60)\nran = True", stop_on_error=False)
+        assert shown[0]["content"]["ename"] == "CancelledError", "ipykernel's own way for a cell with await"
+        assert client.value("'ran' in globals()") is False
         assert client.value("signal.getsignal(signal.SIGINT) is signal.default_int_handler") is True
         assert client.text("!echo on") == "on\r\n"
 
