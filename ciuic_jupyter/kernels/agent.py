@@ -20,6 +20,7 @@ from ciuic_jupyter.errors import UsageError
 from ciuic_jupyter.kernels.agent_config import AgentConfig
 from ciuic_jupyter.kernels.nursery import Nursery
 from ciuic_jupyter.kernels.processes import become_subreaper, fork_child
+from ciuic_jupyter.monitor import cgroup
 from ciuic_jupyter.monitor.proof import hold_lock, touch_alive
 
 MARKER = "CIUIC_MACHINE"
@@ -36,6 +37,7 @@ def main(config: dict[str, Any]) -> int:
     for directory in (settings.directory, settings.socket.parent):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = hold_lock(settings.directory / "lock")
+    cgroup.join(settings.machine, settings.directory / "cgroup")
     touch_alive(settings.directory)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # until the event loop can end the machine in order
     with suppress(PermissionError):  # we lead a session already

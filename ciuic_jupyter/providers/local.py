@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 from ciuic_jupyter.errors import OutOfCapacity, ProviderError
-from ciuic_jupyter.monitor import proof
+from ciuic_jupyter.monitor import cgroup, proof
 from ciuic_jupyter.providers.base import Endpoint, Intent, Machine, MachineState, Offer
 from ciuic_jupyter.providers.warm_client import WarmParent
 
@@ -159,6 +159,7 @@ class LocalProvider:
         if proof.is_held(folder / "lock"):
             return
         (folder / "agent.json").unlink(missing_ok=True)
+        cgroup.remove(folder / "cgroup")
         with suppress(OSError, ValueError, KeyError):
             shutil.rmtree(Path(json.loads((folder / "machine.json").read_text())["socket"]).parent)
 
@@ -200,6 +201,7 @@ def _spawn(folder: Path) -> subprocess.Popen[bytes]:
 def _processes(machine: str, folder: Path) -> list[psutil.Process]:
     """Return the living processes of a machine: its agent, what descends from it, and what carries its mark."""
     agent = proof.holder(folder / "lock")
+    grouped = frozenset(cgroup.members(folder / "cgroup"))
     found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         with suppress(psutil.Error):
@@ -208,7 +210,7 @@ def _processes(machine: str, folder: Path) -> list[psutil.Process]:
             if agent is not None and process.pid == agent.pid:
                 found.update({child.pid: child for child in process.children(recursive=True)})
                 found[process.pid] = process
-            elif _carries(process, machine):
+            elif process.pid in grouped or _carries(process, machine):
                 found[process.pid] = process
     return list(found.values())
 
