@@ -65,5 +65,6 @@ def remove(note: Path) -> None:
     """Take away the group of a machine that has ended."""
     group = _group(note)
     if group is not None:
-        with suppress(OSError):
+        with suppress(OSError):  # not empty yet, or gone already
             group.rmdir()
+            note.unlink()

@@ -123,6 +123,7 @@ class LocalProvider:
                 state, detail = MachineState.UNKNOWN, "its agent is gone, processes of it are left"
             else:
                 state = MachineState.STOPPED
+                cgroup.remove(folder / "cgroup")
                 self._children = [child for child in self._children if child.poll() is None]
                 stopped_at, detail = _end_of(folder, float(facts["created_at"]))
         return Machine(machine, facts["intent"], facts["tag"], state, float(facts["created_at"]), stopped_at, detail)
@@ -159,7 +160,6 @@ class LocalProvider:
         if proof.is_held(folder / "lock"):
             return
         (folder / "agent.json").unlink(missing_ok=True)
-        cgroup.remove(folder / "cgroup")
         with suppress(OSError, ValueError, KeyError):
             shutil.rmtree(Path(json.loads((folder / "machine.json").read_text())["socket"]).parent)
 
