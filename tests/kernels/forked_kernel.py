@@ -55,7 +55,8 @@ class Client:
 
     def run(self, code: str, **options: Any) -> list[dict[str, Any]]:
         """Run a cell; return its iopub messages up to its end, without status and input."""
-        sent = self.raw.execute(code, **options)
+        # else a cell that comes just after an error is aborted, as it is meant for "run all"
+        sent = self.raw.execute(code, **{"stop_on_error": False, **options})
         ends = time.monotonic() + self.deadline
         found: list[dict[str, Any]] = []
         while True:

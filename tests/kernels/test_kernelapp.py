@@ -141,7 +141,7 @@ def test_a_figure_is_shown_inline(kernel: ForkedKernel) -> None:
 
 
 def test_an_interrupt_ends_the_cell_and_not_the_kernel(kernel: ForkedKernel) -> None:
-    sent = kernel.client.raw.execute("print('on', flush=True)\nwhile True: pass")
+    sent = kernel.client.raw.execute("print('on', flush=True)\nwhile True: pass", stop_on_error=False)
     while kernel.client.raw.get_iopub_msg(timeout=30)["msg_type"] != "stream":
         pass
     os.kill(kernel.pid, signal.SIGINT)
@@ -163,14 +163,14 @@ def test_an_interrupt_at_any_moment_of_a_cell_is_answered(version: str, tmp_path
         strike = "if 'strike' in lines[0]: os.kill(os.getpid(), signal.SIGINT)"
         client.text(f"import os, signal\ndef soon(lines):\n    {strike}\n    return lines")
         client.text("get_ipython().input_transformers_cleanup.append(soon)")
-        shown = client.run("'strike'\nran = True", stop_on_error=False)
+        shown = client.run("'strike'\nran = True")
         assert [message["content"]["ename"] for message in shown] == ["KeyboardInterrupt"]
         client.text("get_ipython().input_transformers_cleanup.remove(soon)")
         client.text("def first(info): os.kill(os.getpid(), signal.SIGINT) if 'strike' in info.raw_cell else None")
         client.text("get_ipython().events.register('pre_run_cell', first)")
-        shown = client.run("'strike'\nran = True", stop_on_error=False)
+        shown = client.run("'strike'\nran = True")
         assert [message["content"]["ename"] for message in shown] == ["KeyboardInterrupt"]
-        shown = client.run("'strike'\nawait __import__('asyncio').sleep(60)\nran = True", stop_on_error=False)
+        shown = client.run("'strike'\nawait __import__('asyncio').sleep(60)\nran = True")
         assert shown[0]["content"]["ename"] == "CancelledError", "ipykernel's own way for a cell with await"
         assert client.value("'ran' in globals()") is False
         assert client.value("signal.getsignal(signal.SIGINT) is signal.default_int_handler") is True

@@ -116,7 +116,7 @@ def test_an_interrupted_pull_says_so_and_leaves_no_file(kernel: ForkedKernel, tm
 def test_an_interrupt_meant_for_the_cell_before_does_not_hurt_a_save(kernel: ForkedKernel, tmp_path: Path) -> None:
     kernel.client.text(INTERRUPTS)
     assert save(kernel, tmp_path / "store")["body"]["placeholders"] == []
-    reply = kernel.client.raw.execute("import time\nwhile True: time.sleep(0.01)")
+    reply = kernel.client.raw.execute("import time\nwhile True: time.sleep(0.01)", stop_on_error=False)
     while kernel.client.raw.get_iopub_msg(timeout=30)["msg_type"] != "execute_input":
         pass
     os.kill(kernel.pid, signal.SIGINT)
