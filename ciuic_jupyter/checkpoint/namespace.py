@@ -27,6 +27,7 @@ _ALIGN = 64  # bytes; where a small buffer starts
 _RESTARTS = 100  # walks; then whole variables are given up instead of single objects
 _STACK = 512 << 20  # bytes of address space of the thread for deeply nested objects
 _FRAME = 2048  # bytes of stack that one level of recursion may take
+_PLAIN = (dict, list, tuple, set, frozenset, str, bytes, bytearray, int, float)  # the pickler asks nobody about these
 _STATE = "state"
 # what a reader calls Out is deep inside the state
 _KNOWN_AS = {f"{_STATE}['outputs']": "Out", "process['logging']['root'][1]": "logging.root.handlers"}
@@ -49,6 +50,47 @@ class _Walk:
     segments: list[dict[str, Any]]
 
 
+@dataclass
+class _Job:
+    """What one save is about, and what its walks have learnt."""
+
+    namespace: dict[str, Any]
+    values: dict[str, Any]
+    state: Mapping[str, Any] | None
+    records: dict[str, Any]
+    inputs: list[str]
+    plan: Plan = field(default_factory=Plan)
+    given_up: dict[str, str] = field(default_factory=dict)  # whole variables -> why
+    last: str = ""  # the segment under way
+
+    def give_up(self, forced: Mapping[str, str]) -> None:
+        """Put placeholders where the names or paths of `forced` lead."""
+        for path, reason in forced.items():
+            try:
+                name, target = paths.resolve(path, self.values)
+            except KeyError:
+                name, target = context.entry(path, reason)["name"], None
+            if target is None or type(target) in _PLAIN:
+                self.given_up[name] = reason
+            else:
+                self.plan.refuse(target, reason)
+
+    def segments(self, graph: Graph) -> _Walk:
+        """Walk once: variables in their order, then what is beside them."""
+        found = [self._segment(graph, "name", name, value) for name, value in self.values.items()]
+        found.append(self._segment(graph, "other", _STATE, self.state))
+        records = process.needed(self.records, graph.packages, self.inputs)
+        found.append(self._segment(graph, "other", "process", records))
+        found.append(self._segment(graph, "other", "sources", process.sources(graph.sources)))
+        return _Walk(graph, found)
+
+    def _segment(self, graph: Graph, kind: str, name: str, value: object) -> dict[str, Any]:
+        self.last = name
+        if name in self.given_up:
+            value = Placeholder(name, self.given_up[name])
+        return {"kind": kind, "name": name, "start": graph.segment(name, value)}
+
+
 # saving
 
 
@@ -66,16 +108,17 @@ def capture(
     (`cfg['db']`) to the reason why they are given up, as `verify` reports them. What can't be saved is in the body's
     `placeholders`; SaveFailed only if the disk refuses. Nothing of the user's may run meanwhile.
     """
-    records = process.records()
     skipped = NEVER | set(hidden)
     values = {name: value for name, value in namespace.items() if isinstance(name, str) and name not in skipped}
+    inputs = [text for text in (state or {}).get("inputs") or () if isinstance(text, str)]
     report: list[dict[str, str]] = []
-    inputs = (state or {}).get("inputs") or ()
-    plain = process.plain_record(report, inputs if isinstance(inputs, Sequence) else ())
+    plain = process.plain_record(report, inputs)
+    job = _Job(namespace, values, state, process.records(), inputs)
+    job.give_up(force_placeholders or {})
     collecting = gc.isenabled()
     gc.disable()
     try:
-        walk = _walk(namespace, values, {_STATE: state, "process": records}, force_placeholders or {})
+        walk = _walk(job)
         with store.save() as save:
             blobs, buffers = _write(walk.graph, save)
     finally:
@@ -116,56 +159,23 @@ def _unique(report: Sequence[dict[str, str]]) -> list[dict[str, str]]:
     return list(lines.values())
 
 
-def _walk(
-    namespace: dict[str, Any], values: Mapping[str, Any], others: Mapping[str, Any], forced: Mapping[str, str]
-) -> _Walk:
-    plan, given_up = _forced(values, forced)
+def _walk(job: _Job) -> _Walk:
     deep = False
     for count in range(1_000_000):
-        names: list[str] = []  # of the segment under way, last
 
-        def once(names: list[str] = names) -> _Walk:
-            return _segments(Graph(namespace, plan), values, others, given_up, names)
+        def once() -> _Walk:
+            return job.segments(Graph(job.namespace, job.plan))
 
         try:
             return _in_deep_thread(once) if deep else _with_stack(once)
         except Restart:
             if count > _RESTARTS:
-                given_up[names[-1]] = "too many of its parts can't be saved"
+                job.given_up[job.last] = "too many of its parts can't be saved"
         except RecursionError:
             if deep:
-                given_up[names[-1]] = "it is nested too deeply to be saved"
+                job.given_up[job.last] = "it is nested too deeply to be saved"
             deep = True
     raise CheckpointError("the variables can't be saved; this should not happen")
-
-
-def _forced(values: Mapping[str, Any], forced: Mapping[str, str]) -> tuple[Plan, dict[str, str]]:
-    plan, given_up = Plan(), {}
-    for path, reason in forced.items():
-        try:
-            name, target = paths.resolve(path, values)
-        except KeyError:
-            name, target = context.entry(path, reason)["name"], None
-        if target is None or type(target) in (dict, list, tuple, set, frozenset, str, bytes, bytearray, int, float):
-            given_up[name] = reason
-        else:
-            plan.refuse(target, reason)
-    return plan, given_up
-
-
-def _segments(
-    graph: Graph, values: Mapping[str, Any], others: Mapping[str, Any], given_up: Mapping[str, str], names: list[str]
-) -> _Walk:
-    segments = []
-    for kind, items in (("name", values), ("other", others)):
-        for name, value in items.items():
-            names.append(name)
-            if name in given_up:
-                value = Placeholder(name, given_up[name])
-            segments.append({"kind": kind, "name": name, "start": graph.segment(name, value)})
-    text = process.sources(graph.sources)
-    segments.append({"kind": "other", "name": "sources", "start": graph.segment("sources", text)})
-    return _Walk(graph, segments)
 
 
 def _with_stack(work: Callable[[], _Walk]) -> _Walk:

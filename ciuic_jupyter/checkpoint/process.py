@@ -73,7 +73,7 @@ def place() -> dict[str, str]:
 # plain part: applied before anything is loaded
 
 
-def plain_record(report: list[dict[str, str]], inputs: Iterable[Any]) -> dict[str, Any]:
+def plain_record(report: list[dict[str, str]], inputs: Iterable[str]) -> dict[str, Any]:
     """Return the part that JSON can say; names of variables that look like secrets go into `report` instead."""
     began = _start()
     kept: dict[str, str | None] = {}
@@ -122,10 +122,10 @@ def import_again(record: Mapping[str, Any], state: Loading) -> None:
             state.warn(f"import {name} failed here: {type(error).__name__}: {error}")
 
 
-def _dotted_imports(inputs: Iterable[Any]) -> list[str]:
+def _dotted_imports(inputs: Iterable[str]) -> list[str]:
     found = set()
     for text in inputs:
-        if not isinstance(text, str) or "import" not in text or "." not in text:
+        if "import" not in text or "." not in text:
             continue
         with suppress(SyntaxError, ValueError):
             for node in ast.walk(ast.parse(text)):
@@ -141,6 +141,12 @@ def records() -> dict[str, Any]:
     """Return the options of the process and its random generators, by part."""
     found = {name: read() for name, (read, _) in _PARTS.items()}
     return {name: value for name, value in found.items() if value is not None}
+
+
+def needed(found: Mapping[str, Any], used: Iterable[str], inputs: Iterable[str]) -> dict[str, Any]:
+    """Leave out the state of libraries that only the kernel loaded: no variable needs them and no cell names them."""
+    words = set(used) | {word for text in inputs for word in re.findall(r"\w+", text)}
+    return {name: value for name, value in found.items() if name not in _LIBRARY_OF or _LIBRARY_OF[name] in words}
 
 
 def apply(name: str, value: Any) -> None:
@@ -232,11 +238,24 @@ def _set_learn_options(value: Any) -> None:
 
 
 def _warning_filters() -> Any:
-    return list(warnings.filters)
+    """Return the filters; a library's category by name, so that a restore loads no library for it."""
+    found = []
+    for action, message, category, module, line in warnings.filters:
+        named: Any = category
+        if isinstance(category, type) and category.__module__ not in ("builtins", "__main__"):
+            named = (category.__module__, category.__qualname__)
+        found.append((action, message, named, module, line))
+    return found
 
 
 def _set_warning_filters(value: Any) -> None:
-    warnings.filters[:] = value  # type: ignore[index]
+    filters = []
+    for action, message, category, module, line in value:
+        if isinstance(category, tuple) and isinstance(category[0], str):
+            category = getattr(sys.modules.get(category[0]), category[1], None)
+        if category is not None:  # else its library sets it when it is loaded
+            filters.append((action, message, category, module, line))
+    warnings.filters[:] = filters  # type: ignore[index]
     warnings._filters_mutated()  # type: ignore[attr-defined]  # noqa: SLF001 - else old answers stay in caches
 
 
@@ -279,6 +298,9 @@ def _set_interpreter(value: Any) -> None:
     sys.setrecursionlimit(max(value["recursion"], sys.getrecursionlimit()))
 
 
+_CUDNN = ("enabled", "benchmark", "deterministic")
+
+
 def _torch_options() -> Any:
     torch = sys.modules.get("torch")
     if torch is None or not hasattr(torch, "get_rng_state"):
@@ -294,23 +316,31 @@ def _torch_options() -> Any:
         ),
         "matmul": torch.get_float32_matmul_precision(),
         "anomaly": torch.is_anomaly_enabled(),
-        "cudnn": (backends.cudnn.enabled, backends.cudnn.benchmark, backends.cudnn.deterministic),
+        "cudnn": tuple(getattr(backends.cudnn, name) for name in _CUDNN),
     }
 
 
 def _set_torch_options(value: Any) -> None:
     import torch  # noqa: PLC0415 - it was loaded there
 
-    torch.set_default_dtype(value["dtype"])
-    if torch.get_num_threads() != value["threads"]:
-        torch.set_num_threads(value["threads"])
-    torch.set_grad_enabled(value["grad"])
-    enabled, warn_only = value["deterministic"]
-    torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
-    torch.set_float32_matmul_precision(value["matmul"])
-    torch.autograd.set_detect_anomaly(value["anomaly"])
-    cudnn = torch.backends.cudnn
-    cudnn.enabled, cudnn.benchmark, cudnn.deterministic = value["cudnn"]
+    here = _torch_options()
+    changed = {key: item for key, item in value.items() if here[key] != item}  # some setters load half of torch
+
+    def set_cudnn(item: tuple[bool, ...]) -> None:
+        for name, setting in zip(_CUDNN, item, strict=True):
+            setattr(torch.backends.cudnn, name, setting)
+
+    setters: dict[str, Callable[[Any], Any]] = {
+        "dtype": torch.set_default_dtype,
+        "threads": torch.set_num_threads,
+        "grad": torch.set_grad_enabled,
+        "deterministic": lambda item: torch.use_deterministic_algorithms(item[0], warn_only=item[1]),
+        "matmul": torch.set_float32_matmul_precision,
+        "anomaly": torch.autograd.set_detect_anomaly,
+        "cudnn": set_cudnn,
+    }
+    for key, item in changed.items():
+        setters[key](item)
 
 
 def _random() -> Any:
@@ -369,3 +399,4 @@ _PARTS: dict[str, tuple[Callable[[], Any], Callable[[Any], None]]] = {
     "random": (_random, random.setstate),
 }
 ORDER = ("sources", *_PARTS)
+_LIBRARY_OF = {name: name for name in ("torch", "pandas", "matplotlib", "sklearn")} | {"torch_random": "torch"}
