@@ -1,6 +1,7 @@
-"""Seconds to bring 100 MB into another kernel and back: ours, cloudpickle through a file, ipyparallel.
+"""Milliseconds to bring 100 MB into another kernel and back: ours, cloudpickle through a file, ipyparallel.
 
-Run: python benchmarks/variables.py [MEGABYTES]. Ours is what push and pull do at the machine: frame, write, read, load.
+Run: python benchmarks/variables.py [MEGABYTES]. "plane" is the whole way of %ciuic_push and %ciuic_pull: notebook,
+control plane, machine, kernel; "kernel" is the last step alone: frame, write, read, load.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import pandas as pd
 import torch
 from kernel_start import COLD, client_of, connection
 
+from ciuic_jupyter.control.client import PlaneClient
 from ciuic_jupyter.kernels import variables
 
 ROUNDS = 5
@@ -57,6 +59,27 @@ def ours(kernel: Any, value: Any, folder: Path) -> tuple[float, float]:
         touch(variables.load(back)["value"])
 
     return timed(push), timed(pull)
+
+
+class Plane:
+    """A control plane of its own with one session on this computer."""
+
+    def __init__(self, folder: str) -> None:
+        os.environ |= {"CIUIC_STATE_DIR": f"{folder}/state", "CIUIC_RUNTIME_DIR": f"{folder}/run"}
+        self.client = PlaneClient.ensure()
+        self.client.create("bench")
+        while self.client.session("bench")["state"] != "running":
+            time.sleep(0.05)
+
+    def __call__(self, value: Any) -> tuple[float, float]:
+        def pull() -> None:
+            touch(variables.load(self.client.pull("bench", ["value"]))["value"])
+
+        return timed(lambda: self.client.push("bench", variables.dump({"value": value}))), timed(pull)
+
+    def close(self) -> None:
+        self.client.close_session("bench")
+        self.client.shutdown()
 
 
 def by_cloudpickle(value: Any, folder: Path) -> tuple[float, float]:
@@ -104,16 +127,17 @@ class Kernel:
 def main() -> None:
     megabytes = int(sys.argv[1]) if len(sys.argv) > 1 else 100
     with tempfile.TemporaryDirectory() as folder, ipyparallel.Cluster(n=1, log_level=40) as engines:
-        kernel = Kernel(folder)
+        kernel, plane = Kernel(folder), Plane(folder)
         view = engines[:]
         view.block = True
         view.execute("import numpy, pandas, torch")
         print(f"{megabytes} MB, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; median of {ROUNDS}, in ms")
-        print("| there / back | ours | cloudpickle, this side only | ipyparallel |")
-        print("|---|---|---|---|")
+        print("| there / back | plane | kernel | cloudpickle, this side only | ipyparallel |")
+        print("|---|---|---|---|---|")
         for name, value in values(megabytes).items():
             ways: dict[str, Callable[[], tuple[float, float]]] = {
-                "ours": lambda value=value: ours(kernel, value, Path(folder)),
+                "plane": lambda value=value: plane(value),
+                "kernel": lambda value=value: ours(kernel, value, Path(folder)),
                 "cloudpickle": lambda value=value: by_cloudpickle(value, Path(folder)),
                 "ipyparallel": lambda value=value: (
                     timed(lambda: view.push({"value": value})),
@@ -127,6 +151,7 @@ def main() -> None:
             )
             print(f"| {name} | {cells} |")
         kernel.close()
+        plane.close()
 
 
 if __name__ == "__main__":
