@@ -154,6 +154,7 @@ class Watch:
         self.interrupts = 0
         self.passed_on = 0
         self.told_broken = False
+        self.waits = False
         is_kernel = isinstance(follow.cell, KernelCell)
         main = threading.current_thread() is threading.main_thread()
         self.pump: ShellPump | PlainPump = (
@@ -162,14 +163,20 @@ class Watch:
         follow.waker = self.waker
 
     def interrupted(self) -> None:
-        """Ctrl-C (inside a signal handler: only count and wake)."""
+        """Ctrl-C, inside a signal handler: only count and wake.
+
+        While the run is handed over it must not break off: the plane may have the run already. The third does.
+        """
         self.interrupts += 1
         self.waker.set()
+        if not self.waits and self.interrupts >= DETACH_AT:
+            raise KeyboardInterrupt
 
     def until_end(self) -> Mapping[str, Any]:
         """Return the run_ended event once everything before it is shown."""
         follow = self.follow
-        with self.pump, self.waker.on_interrupt(self.interrupted):
+        self.waits = True
+        with self.pump:
             while follow.ended is None:
                 self.pump.wait(0.2 if follow.held else 1.0)
                 self._pass_on_interrupts()
@@ -265,7 +272,8 @@ def _ask_terminal(prompt: str, password: bool) -> str:
 def watching(follow: Run, shell: Any) -> Iterator[Watch]:
     watch = Watch(follow, shell)
     try:
-        yield watch
+        with watch.waker.on_interrupt(watch.interrupted):
+            yield watch
     except BaseException:
         follow.line.remove(follow)
         raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -223,8 +225,11 @@ def test_attach_to_a_failed_run_raises_its_error(kernel: LocalKernel) -> None:
 
 def test_dead_remote_kernel() -> None:
     with real_plane() as plane, local_kernel("7.4.0", plane.setup, plane.env) as kernel:
-        cell = kernel.run("%%remote\nprint('on', flush=True)\nimport os; os.kill(os.getpid(), 9)")
+        cell = kernel.start("%%remote\nimport os, time\nprint(os.getpid(), flush=True)\ntime.sleep(60)")
+        until(lambda: cell.text(), "the first output")
+        os.kill(int(cell.text()), signal.SIGKILL)
+        until(lambda: cell.idle, "the end")
         (error,) = cell.of("error")
         assert error["ename"] == "KernelDied"
         assert "%ciuic_resume" in error["evalue"]
-        assert cell.text() == "on\n"
+        assert cell.seconds < 20

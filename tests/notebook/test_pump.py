@@ -101,12 +101,12 @@ def test_queued_cells_and_a_failing_remote_one_among_them(kernel: LocalKernel) -
     kernel.ok("assert a == 1")
 
 
-def test_interrupt_lands_on_the_remote_cell_or_nowhere(kernel: LocalKernel) -> None:
-    for _ in range(10):
+def test_an_interrupt_ends_the_remote_cell_however_early_it_comes(kernel: LocalKernel) -> None:
+    for _ in range(30):  # the first output can be here before the answer to the cell's own request is
         cell = kernel.start("%%remote\nimport time\nprint('on', flush=True)\ntime.sleep(30)")
-        until(lambda cell=cell: cell.text(), "the first output")
+        until(lambda cell=cell: cell.text(), "the first output", 5)
         kernel.interrupt()
-        until(lambda cell=cell: cell.idle, "the end")
+        until(lambda cell=cell: cell.idle, "the end", 10)
         assert [error["ename"] for error in cell.of("error")] == ["KeyboardInterrupt"]
     kernel.ok("1 + 1")
     kernel.ok("%%remote\n1 + 1")
