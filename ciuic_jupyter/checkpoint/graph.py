@@ -6,6 +6,7 @@ import builtins
 import copyreg
 import pickle
 import sys
+import types
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +33,7 @@ class Plan:
     """What one walk learns for the next."""
 
     refused: dict[int, tuple[object, str]] = field(default_factory=dict)  # id -> object, reason
+    given_up: dict[str, str] = field(default_factory=dict)  # whole variables -> reason
     roots: list[Any] = field(default_factory=list)  # arrays that must be known before memory inside them
 
     def refuse(self, obj: object, reason: str) -> None:
@@ -112,10 +114,10 @@ class Graph(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no ty
             if _is_recursion(error):
                 raise RecursionError(f"{name} is nested too deeply to be saved") from error
             last = self._last
-            culprit = value if last is None or id(last) in self.plan.refused else last
-            if id(culprit) in self.plan.refused:
-                raise
-            self.plan.refuse(culprit, _words(culprit, error))
+            if last is None or id(last) in self.plan.refused or _is_found(last):
+                self.plan.given_up[name] = _words(value, error)  # nothing smaller is to blame for sure
+            else:
+                self.plan.refuse(last, _words(last, error))
             raise Restart from error
         return start
 
@@ -173,15 +175,13 @@ class Graph(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no ty
         kind = type(obj)
         reduce = self.dispatch_table.get(kind)
         try:
-            reduced = reduce(obj) if reduce is not None else obj.__reduce_ex__(5)
+            reduced = _with_items(reduce(obj) if reduce is not None else obj.__reduce_ex__(5))
         except RecursionError:
             raise
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a reducer of the user's may raise anything
             return self.refuse(obj, _words(obj, error))
         if isinstance(reduced, str):
             return self._global(obj, reduced)
-        if not isinstance(reduced, tuple) or not 2 <= len(reduced) <= 6 or not isinstance(reduced[1], tuple):
-            return self.refuse(obj, f"the __reduce__ of {_name(kind)} returns something else than pickle wants")
         return reduced
 
     # inside
@@ -263,11 +263,37 @@ def _placeholder(graph: Graph, obj: Placeholder) -> Any:
     return context.put_placeholder, (path, reason)
 
 
+def _with_items(reduced: Any) -> Any:
+    """Check a reduction as pickle would and run its iterators: what fails there fails here, where it has a name."""
+    if isinstance(reduced, str):
+        return reduced
+    good = isinstance(reduced, tuple) and 2 <= len(reduced) <= 6
+    if not good or not callable(reduced[0]) or not isinstance(reduced[1], tuple):
+        raise pickle.PicklingError("its __reduce__ returns something else than pickle wants")
+    function, args, state, items, pairs, setter = (*reduced, None, None, None, None)[:6]
+    if items is None and pairs is None:
+        return reduced
+    ready = None if items is None else iter(list(items))
+    mapped = None if pairs is None else iter([(key, value) for key, value in pairs])
+    return function, args, state, ready, mapped, setter
+
+
+def _is_found(obj: object) -> bool:
+    """Tell whether `obj` is a class or function that its module has under its name: such a one never fails."""
+    if not isinstance(obj, (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType)):
+        return False
+    found: Any = sys.modules.get(getattr(obj, "__module__", None) or obj.__name__)
+    for part in getattr(obj, "__qualname__", "").split("."):
+        found = getattr(found, part, None) if part else found
+    return found is obj
+
+
 def _reduces_plainly(kind: Any) -> bool:
     return (
         kind.__reduce_ex__ is object.__reduce_ex__
         and kind.__reduce__ is object.__reduce__
         and getattr(kind, "__getstate__", None) is object.__getstate__
+        and not issubclass(kind, (list, dict))  # their __iter__ and items may be the notebook's
         and not hasattr(kind, "__getnewargs__")
         and not hasattr(kind, "__getnewargs_ex__")
     )

@@ -60,7 +60,6 @@ class _Job:
     records: dict[str, Any]
     inputs: list[str]
     plan: Plan = field(default_factory=Plan)
-    given_up: dict[str, str] = field(default_factory=dict)  # whole variables -> why
     last: str = ""  # the segment under way
 
     def give_up(self, forced: Mapping[str, str]) -> None:
@@ -71,7 +70,7 @@ class _Job:
             except KeyError:
                 name, target = context.entry(path, reason)["name"], None
             if target is None or type(target) in _PLAIN:
-                self.given_up[name] = reason
+                self.plan.given_up[name] = reason
             else:
                 self.plan.refuse(target, reason)
 
@@ -86,8 +85,8 @@ class _Job:
 
     def _segment(self, graph: Graph, kind: str, name: str, value: object) -> dict[str, Any]:
         self.last = name
-        if name in self.given_up:
-            value = Placeholder(name, self.given_up[name])
+        if name in self.plan.given_up:
+            value = Placeholder(name, self.plan.given_up[name])
         return {"kind": kind, "name": name, "start": graph.segment(name, value)}
 
 
@@ -170,10 +169,10 @@ def _walk(job: _Job) -> _Walk:
             return _in_deep_thread(once) if deep else _with_stack(once)
         except Restart:
             if count > _RESTARTS:
-                job.given_up[job.last] = "too many of its parts can't be saved"
+                job.plan.given_up[job.last] = "too many of its parts can't be saved"
         except RecursionError:
             if deep:
-                job.given_up[job.last] = "it is nested too deeply to be saved"
+                job.plan.given_up[job.last] = "it is nested too deeply to be saved"
             deep = True
     raise CheckpointError("the variables can't be saved; this should not happen")
 
@@ -298,7 +297,8 @@ def _restore(body: Mapping[str, Any], reader: Reader, state: context.Loading) ->
     saved = records.get(_STATE)
     restored.state = saved if isinstance(saved, dict) else None
     _compare_packages(body, state)
-    _apply_process({**(records.get("process") or {}), "sources": records.get("sources") or {}}, state)
+    parts = records.get("process")
+    _apply_process({**(parts if isinstance(parts, dict) else {}), "sources": records.get("sources")}, state)
     return restored
 
 

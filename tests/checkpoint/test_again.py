@@ -152,3 +152,62 @@ def test_odd_names_and_hidden_ones(tmp_path: Path) -> None:
     body = capture({"ok": 1, "In": [], "é": 2, 5: 6, "__builtins__": {}}, store)
     assert body["names"] == ["ok", "é"]
     assert json.loads(json.dumps(body)) == body
+
+
+HALFWAY = """
+class Bad:
+    def __reduce__(self):
+        def items():
+            yield 1
+            raise ValueError("midway")
+        return list, (), None, items()
+class Pairs(dict):
+    def __reduce__(self): return dict, (), None, None, iter([1, 2])
+some = [1, {"bad": Bad(), "ok": 5}, 2]
+also = (Pairs(), [3])
+class Loud(list):
+    def __iter__(self):
+        yield 1
+        raise ValueError("midway")
+loud = {"l": Loud([1]), "rest": list}
+"""
+
+
+def test_what_fails_halfway_through_costs_itself_alone(tmp_path: Path) -> None:
+    names = namespace()
+    execute(HALFWAY, names)
+    store = Store(tmp_path)
+    body = capture(names, store)
+    back = namespace()
+    restore(body, store, back)
+    assert [line["path"] for line in body["placeholders"]] == ["some[1]['bad']", "also[0]", "loud['l']"]
+    assert back["some"][1]["ok"] == 5 and back["some"][2] == 2 and back["also"][1] == [3]
+    assert "midway" in repr(back["some"][1]["bad"]) and back["loud"]["rest"] is list
+
+
+DEEP = """
+class Own:
+    def __init__(self, inner): self.inner = inner
+    def __getstate__(self): return {"inner": self.inner}
+class Sub(list): pass
+def wrap(inner): return lambda: inner
+own, function, sub = None, None, Sub()
+for _ in range(30_000):
+    own, function = Own(own), wrap(function)
+    sub = Sub([sub])
+"""
+
+
+def test_deep_objects_functions_and_subclasses_come_back(tmp_path: Path) -> None:
+    names = namespace()
+    execute(DEEP, names)
+    store = Store(tmp_path)
+    body = capture(names, store)
+    back = namespace()
+    restore(body, store, back)
+    assert body["placeholders"] == []
+    for name, step in (("own", lambda o: o.inner), ("function", lambda f: f()), ("sub", lambda s: s[0] if s else None)):
+        length, value = -1, back[name]
+        while value is not None:
+            length, value = length + 1, step(value)
+        assert length == (30_000 if name == "sub" else 29_999), name
