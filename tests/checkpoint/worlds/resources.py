@@ -284,7 +284,20 @@ def check_loggers():
 
 
 def check_what_runs_is_refused():
-    for value in (generator, running, connection, child, executor, coroutine, frame, rows, match, area, pointer, mapped):
+    for value in (
+        generator,
+        running,
+        connection,
+        child,
+        executor,
+        coroutine,
+        frame,
+        rows,
+        match,
+        area,
+        pointer,
+        mapped,
+    ):
         refused(value)
     refused(finalizer)
     assert done.returncode == 0 and not finished.is_alive()

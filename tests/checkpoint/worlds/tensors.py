@@ -161,7 +161,10 @@ def check_kinds():
 
 
 def check_generators():
-    assert torch.rand(2, generator=generator).tolist() == torch.rand(2, generator=torch.Generator().manual_seed(9)).tolist()
+    assert (
+        torch.rand(2, generator=generator).tolist()
+        == torch.rand(2, generator=torch.Generator().manual_seed(9)).tolist()
+    )
     assert default is torch.default_generator
 
 
