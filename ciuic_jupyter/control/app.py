@@ -193,9 +193,11 @@ class Routes:
         return JSONResponse(self._plane.views())
 
     async def create(self, body: Create) -> JSONResponse:
-        """Create, resume, or find a session."""
-        wanted = body.model_dump(exclude={"name"})
-        return JSONResponse((await self._plane.create(body.name, **wanted)).view())
+        """Create, resume, or find a session; `resumed` tells that it was paused."""
+        before = self._plane.runners.get(body.name)
+        paused = before is not None and before.book.state is State.PAUSED
+        runner = await self._plane.create(body.name, **body.model_dump(exclude={"name"}))
+        return JSONResponse({**runner.view(), "resumed": paused})
 
     async def session(self, name: str) -> JSONResponse:
         """One session."""

@@ -22,6 +22,7 @@ from ciuic_jupyter.control.client import PlaneClient
 from ciuic_jupyter.core.money import format_money
 from ciuic_jupyter.errors import CiuicError
 from ciuic_jupyter.monitor.nvml import Nvml
+from ciuic_jupyter.monitor.proof import start_ticks
 from ciuic_jupyter.settings import Settings
 
 app = typer.Typer(
@@ -123,7 +124,7 @@ def stop() -> None:
         pid = int(client.health()["pid"])
         client.shutdown()
         deadline = time.monotonic() + 20
-        while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
+        while start_ticks(pid) is not None and time.monotonic() < deadline:
             time.sleep(0.05)
         typer.echo("control plane stopped")
 

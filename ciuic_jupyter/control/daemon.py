@@ -12,7 +12,6 @@ import os
 import secrets
 import signal
 import socket
-import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -57,13 +56,13 @@ def ensure(settings: Settings) -> tuple[str, str]:
         found = find(settings)
         if found is not None:
             return found
-        if child.poll() not in (None, 0) or time.monotonic() > deadline:
+        if _failed(child) or time.monotonic() > deadline:
             log = settings.state_dir / "plane.log"
             raise PlaneUnavailable(f"the control plane did not start; the end of {log} says why: {_tail(settings)}")
         time.sleep(_POLL)
 
 
-def _spawn(settings: Settings) -> subprocess.Popen[bytes]:
+def _spawn(settings: Settings) -> int:
     log = os.open(settings.state_dir / "plane.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     environment = {
         **os.environ,
@@ -73,17 +72,28 @@ def _spawn(settings: Settings) -> subprocess.Popen[bytes]:
     for name in ("JPY_SESSION_NAME", "JPY_PARENT_PID", "MPLBACKEND"):  # of the kernel that happens to start us
         environment.pop(name, None)
     try:
-        return subprocess.Popen(
+        return os.posix_spawn(
+            sys.executable,
             [sys.executable, "-m", "ciuic_jupyter.control.daemon"],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=environment,
-            cwd="/",
-            start_new_session=True,
+            environment,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, log, 1),
+                (os.POSIX_SPAWN_DUP2, log, 2),
+            ],
+            setsid=True,
         )
     finally:
         os.close(log)
+
+
+def _failed(child: int) -> bool:
+    """Tell whether the plane we started ended in failure; one that found another plane ends well."""
+    try:
+        ended, status = os.waitpid(child, os.WNOHANG)
+    except ChildProcessError:  # someone else in this process collected it
+        return False
+    return ended != 0 and os.waitstatus_to_exitcode(status) != 0
 
 
 def _known(settings: Settings) -> dict[str, Any] | None:
@@ -201,6 +211,7 @@ async def serve(settings: Settings) -> bool:
 def main() -> int:
     """Run the plane of this environment's settings: `python -m ciuic_jupyter.control.daemon`."""
     os.umask(0o077)
+    os.chdir("/")  # no folder of the user's is held
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("websockets").setLevel(logging.WARNING)

@@ -6,7 +6,7 @@ import contextlib
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ciuic_jupyter.control.client import PlaneClient
@@ -44,6 +44,15 @@ class Desk:
             except PlaneUnavailable:
                 self._client = None
         return self.client
+
+    def first(self, call: Callable[[PlaneClient], View]) -> View:
+        """Make a magic's first call; of a new plane if the one we knew is gone. `call` must be fit to be made twice."""
+        if self._client is not None:
+            try:
+                return call(self._client)
+            except PlaneUnavailable:
+                self._client = None
+        return call(self.client)
 
     @property
     def session(self) -> str:

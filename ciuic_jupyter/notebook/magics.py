@@ -80,8 +80,8 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
             name = check_name(options.session) if options.session else self.desk.session
             plan = training.plan(options, cell, session=name, shell=self.shell)
             self.desk.use(name)
-            client = self.desk.open()
-            view = training.ensure(client, plan, say)
+            view = self.desk.first(lambda client: training.ensure(client, plan, say))
+            client = self.desk.client
             with self.desk.meter(view, show=plan.meter and not plan.detach):
                 if plan.payload:
                     client.push(name, plan.payload)

@@ -13,7 +13,7 @@ from typing import Any
 
 from ciuic_jupyter.core.money import parse_usd
 from ciuic_jupyter.core.session import check_name
-from ciuic_jupyter.errors import CiuicError, NotPicklable, UnknownName, UnknownSession, UsageError
+from ciuic_jupyter.errors import CiuicError, NotPicklable, UnknownName, UsageError
 from ciuic_jupyter.kernels import variables
 from ciuic_jupyter.notebook.card import megabytes
 from ciuic_jupyter.notebook.state import names_of
@@ -120,13 +120,11 @@ def resuming(view: View) -> str:
 
 def ensure(client: Any, wanted: Plan, say: Callable[[str], None]) -> View:
     """Create the session if there is none, and say so in one line where a paused one will be resumed."""
-    with contextlib.suppress(UnknownSession):
-        view = client.session(wanted.session)
-        if view["state"] == "paused":
-            say(resuming(view))
     created: View = client.create(
         wanted.session, instance=wanted.instance, budget_nano=wanted.budget_nano, cwd=os.getcwd()
     )
+    if created.get("resumed"):
+        say(resuming(created))
     return created
 
 
