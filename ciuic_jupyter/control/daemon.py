@@ -28,7 +28,6 @@ VERSION = importlib.metadata.version("ciuic_jupyter")
 _START_SECONDS = 30.0
 _ASK_SECONDS = 5.0
 _POLL = 0.02
-_started: list[subprocess.Popen[bytes]] = []  # it outlives us: nobody waits for it, and Popen would warn of that
 
 
 def find(settings: Settings) -> tuple[str, str] | None:
@@ -50,7 +49,6 @@ def ensure(settings: Settings) -> tuple[str, str]:
         return found
     private_directory(settings.state_dir)
     child = _spawn(settings)
-    _started.append(child)
     deadline = time.monotonic() + _START_SECONDS
     while True:
         found = find(settings)
