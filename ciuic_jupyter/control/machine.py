@@ -33,6 +33,8 @@ class MachineHand:
         self._stopping = False
         self._started: float | None = None
         self._gone_seen = 0
+        self._start_over = asyncio.Event()
+        self._start_over.set()
 
     @property
     def _machine(self) -> str:
@@ -42,6 +44,13 @@ class MachineHand:
 
     async def start(self) -> None:
         """Have the provider start the machine of the recorded intent; safe to call again after a crash."""
+        self._start_over.clear()
+        try:
+            await self._start()
+        finally:
+            self._start_over.set()
+
+    async def _start(self) -> None:
         runner = self._runner
         book, machine = runner.book, self._machine
         provider = runner.context.provider(book)
@@ -49,7 +58,7 @@ class MachineHand:
             found = await provider.start(runner.context.intent(book, runner.mirror.last_seq + 1))
         except ProviderError as error:
             looked = await self._look(machine)
-            if looked is None or looked.state is MachineState.STOPPED:
+            if looked is None:
                 event = Event.START_FAILED if book.checkpoint is None else Event.START_FAILED_SAVED
                 await runner.offer(event, message=f"no machine: {error}")
                 return
@@ -113,6 +122,7 @@ class MachineHand:
             machine = self._machine
             provider = self._runner.context.provider(self._runner.book)
             found: Machine | None = None
+            await self._start_over.wait()  # a machine that is being born can't be proven gone
             while True:
                 try:
                     await provider.stop(machine)

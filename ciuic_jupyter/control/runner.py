@@ -62,7 +62,7 @@ class Runner:
             if written:
                 for entry in await self.context.ledger.append_all(written):
                     self.context.books.apply(entry)
-            if message:
+            if message or event is Event.PAUSE:  # a pause without words leaves none of an earlier step behind
                 self.message = message
             _log.info("%s: %s -> %s %s", self.book.name, event.value, taken.state.value, message)
             for command in taken.commands:
@@ -209,8 +209,7 @@ class Runner:
         self.save_error = None
         if state is State.RUNNING:
             if self.current is not None and not self.pause_pending:
-                message = message or "pausing when the cell that runs has ended"
-                self.note(message)
+                self.note(message or "pausing when the cell that runs has ended")
             if not self.pause_pending or goal != self.book.goal:
                 await self.feed(Event.PAUSE, goal=goal, message=message)
         elif state in (State.REQUESTED, State.STARTING):
@@ -427,6 +426,7 @@ class Runner:
             await self._cap()
             await self._idle()
             self._last_resort()
+            self.pump()  # a cell the agent refused for a moment goes again
         await self.hand.tick()
 
     async def _cap(self) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from ciuic_jupyter.core.money import NANO
 from ciuic_jupyter.core.session import State
-from ciuic_jupyter.errors import BudgetExceeded, OutOfCapacity, SaveFailed, UnknownSession, UsageError
+from ciuic_jupyter.errors import BudgetExceeded, OutOfCapacity, ProviderError, SaveFailed, UnknownSession, UsageError
 from tests.control.conftest import Cloud, reach, until
 
 
@@ -107,6 +107,45 @@ async def test_a_start_that_reports_an_error_but_happened_is_one_machine(cloud: 
     runner = await cloud.session()
     assert cloud.provider.started == 1
     assert runner.book.open_segment is not None
+
+
+async def test_a_machine_that_is_discarded_while_it_is_born_is_billed_and_stopped(cloud: Cloud) -> None:
+    born = asyncio.Event()
+    start = cloud.provider.start
+
+    async def slow(intent):  # type: ignore[no-untyped-def]
+        await born.wait()
+        return await start(intent)
+
+    cloud.provider.start = slow  # type: ignore[method-assign]
+    runner = await cloud.plane.create("s", instance=None, budget_nano=None, cwd=None)
+    await runner.release(discard=True)
+    await reach(runner, State.STOPPING)
+    born.set()
+    await runner.let_go()
+    assert cloud.provider.started == 1
+    assert cloud.provider.alive == ()
+    assert [segment.closed_ms is not None for segment in runner.book.segments] == [True]
+
+
+async def test_a_machine_that_died_while_it_was_started_is_billed(cloud: Cloud) -> None:
+    start = cloud.provider.start
+
+    async def dying(intent):  # type: ignore[no-untyped-def]
+        await start(intent)
+        cloud.clock.turn(5)
+        cloud.provider.vanish(intent.id)
+        raise ProviderError("the answer was lost")
+
+    cloud.provider.start = dying  # type: ignore[method-assign]
+    runner = await cloud.plane.create("s", instance=None, budget_nano=None, cwd=None)
+    await reach(runner, State.STARTING)
+    assert runner.hand.link is not None
+    runner.hand.link.down_since = -10.0
+    await cloud.turn(1)
+    await cloud.turn(1)
+    assert runner.book.state is State.FAILED
+    assert runner.view()["spent_nano"] == 5 * NANO // 1000
 
 
 @pytest.mark.parametrize("fault", ["stop_error", "stop_ignored", "look_error"])
