@@ -24,6 +24,12 @@ class Feed:
         self._recent: deque[tuple[int, bytes]] = deque(maxlen=_RECENT)
         self._viewers: set[asyncio.Event] = set()
         self._version = 0
+        self._closed = False
+
+    def close(self) -> None:
+        """End every viewer's stream: the session begins a new life, or the plane ends."""
+        self._closed = True
+        self._wake()
 
     def event(self, seq: int, frame: bytes) -> None:
         """A new event stands in the log."""
@@ -40,12 +46,15 @@ class Feed:
             viewer.set()
 
     async def frames(self, after: int) -> AsyncIterator[bytes]:
-        """Yield every event after `after`, then live ones, and a status frame at each change and each 10 s."""
+        """Yield every event after `after`, then live ones, and a status frame at each change and each 10 s.
+
+        Ends when the feed is closed: who wants the session's next life asks again.
+        """
         news = asyncio.Event()
         self._viewers.add(news)
         shown = -1
         try:
-            while True:
+            while not self._closed:
                 news.clear()
                 if shown != self._version:
                     shown = self._version

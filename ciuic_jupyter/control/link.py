@@ -59,6 +59,7 @@ class AgentLink:
         self._socket: ClientConnection | None = None
         self._waiting: dict[str, tuple[bytes, asyncio.Future[Header]]] = {}
         self._task: asyncio.Task[None] | None = None
+        self._closed = False
         self.down_since: float | None = None
 
     @property
@@ -73,6 +74,7 @@ class AgentLink:
 
     async def close(self) -> None:
         """Close the line; requests that wait fail with AgentUnavailable."""
+        self._closed = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -83,6 +85,8 @@ class AgentLink:
 
     async def request(self, op: str, *, buffers: Sequence[bytes | memoryview] = (), **fields: Any) -> Header:
         """Ask the agent and return its reply; asked again after each cut, under the same id, so done once."""
+        if self._closed:
+            raise AgentUnavailable("the machine was let go; start it again")
         request = uuid.uuid4().hex
         frame = encode({"type": "request", "id": request, "op": op, **fields}, buffers)
         future: asyncio.Future[Header] = asyncio.get_running_loop().create_future()

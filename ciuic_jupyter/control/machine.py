@@ -20,7 +20,6 @@ _log = logging.getLogger(__name__)
 
 _SILENT_SECONDS = 2.0  # without a line before the provider is asked
 _FIRST_RETRY, _LAST_RETRY = 0.05, 10.0
-_SAVE_AGAIN_SECONDS = 60.0  # before an idle machine whose save failed is tried again
 
 
 class MachineHand:
@@ -83,6 +82,7 @@ class MachineHand:
         link, self.link = self.link, None
         if link is not None:
             await link.close()
+            self._runner.changed()
 
     async def save(self) -> None:
         """Save through the agent: durable, read back, and loaded by a fresh process when it answers."""
@@ -92,11 +92,8 @@ class MachineHand:
         except AgentUnavailable:
             return  # the machine went first; that is fed where it is seen
         except CiuicError as error:
-            now = runner.context.clock.boot()
-            runner.save_failed_since = runner.save_failed_since or now
-            runner.save_error, runner.pause_pending = error, False
-            runner.watch.failed(now + _SAVE_AGAIN_SECONDS)
-            runner.step_text = ""
+            runner.retry.failed(error, runner.book.goal)
+            runner.pause_pending, runner.step_text = False, ""
             runner.note(f"not paused, the machine stays and is billed: {error}", "error")
             if await runner.offer(Event.SAVE_FAILED, message=f"not paused: {error}", goal=""):
                 runner.pump()

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -15,12 +14,13 @@ from ciuic_jupyter.control.clock import Clock
 from ciuic_jupyter.control.context import Context
 from ciuic_jupyter.control.daemon import secret
 from ciuic_jupyter.control.ledger import Ledger, Row
-from ciuic_jupyter.control.projections import Book, Books
+from ciuic_jupyter.control.projections import Books
+from ciuic_jupyter.control.reconcile import ORPHANS, reconcile
 from ciuic_jupyter.control.runner import Runner
 from ciuic_jupyter.core.money import parse_usd
-from ciuic_jupyter.core.session import State, check_name, is_live
-from ciuic_jupyter.errors import CiuicError, ProviderError, UnknownSession
-from ciuic_jupyter.providers.base import Machine, MachineState, Offer, Provider
+from ciuic_jupyter.core.session import State, check_name
+from ciuic_jupyter.errors import ProviderError, UnknownSession
+from ciuic_jupyter.providers.base import Offer, Provider
 from ciuic_jupyter.providers.local import LocalPlaces, LocalProvider
 from ciuic_jupyter.providers.warm_client import WarmParent
 from ciuic_jupyter.settings import Settings, private_directory
@@ -28,7 +28,6 @@ from ciuic_jupyter.settings import Settings, private_directory
 _log = logging.getLogger(__name__)
 
 _TICK = 1.0
-_ORPHANS = "orphans"  # the session that machines belong to which no intent knows
 
 
 class Plane:
@@ -70,7 +69,7 @@ class Plane:
         if self._warm is not None:
             self._warm.start()
         for book in self.context.books.sessions.values():
-            if book.name != _ORPHANS:
+            if book.name != ORPHANS:
                 self.runners[book.name] = Runner(self.context, book)
         for runner in self.runners.values():
             await self._recover(runner)
@@ -92,9 +91,10 @@ class Plane:
         book = runner.book
         self._end_runs_mirrored(runner)
         if book.state is State.REQUESTED:
+            runner.pause_pending = book.pausing
             runner.spawn(runner.hand.start())
         elif book.state in (State.STARTING, State.RUNNING, State.SAVING):
-            runner.pause_pending = book.state is State.RUNNING and book.pausing
+            runner.pause_pending = book.state is not State.SAVING and book.pausing
             runner.hand.connect()
             if book.state is State.SAVING:
                 runner.spawn(runner.hand.save())
@@ -102,8 +102,7 @@ class Plane:
             runner.spawn(runner.hand.stop())
         elif book.state in (State.PAUSED, State.FAILED, State.CLOSED):
             for run in [run for run in book.runs.values() if run.status == "running"]:
-                runner.current = run.run
-                runner.run_ended(run.run, "died", None)
+                runner.lost(run.run)
 
     def _end_runs_mirrored(self, runner: Runner) -> None:
         """A run whose end stands in the mirror ended, even if we were killed before the ledger had it."""
@@ -178,70 +177,17 @@ class Plane:
     async def _tick_for_ever(self) -> None:
         while True:
             for runner in list(self.runners.values()):
-                try:
-                    await runner.tick()
-                except CiuicError:
-                    _log.exception("%s: a tick failed", runner.book.name)
+                runner.begin_tick()
             await asyncio.sleep(_TICK)
 
     async def _reconcile_for_ever(self) -> None:
         while True:
             try:
                 await self.reconcile()
-            except CiuicError:
+            except Exception:  # noqa: BLE001 - whatever one round meets, the next one looks again
                 _log.exception("the providers' lists could not be compared with the ledger")
             await asyncio.sleep(self.settings.reconcile_seconds)
 
     async def reconcile(self) -> None:
         """Find machines of ours that no session wants: bill them from their creation, and stop them."""
-        for name, provider in self.context.providers.items():
-            with suppress(ProviderError):
-                for machine in await provider.list(self.context.owner):
-                    if machine.tag == self.context.owner and not self._wanted(machine):
-                        await self._orphan(name, provider, machine)
-
-    def _wanted(self, machine: Machine) -> bool:
-        book = self.context.books.machines.get(machine.id)
-        if book is None or book.state is None or book.intent is None:
-            return False
-        return is_live(book.state) and book.intent["id"] == machine.id
-
-    async def _orphan(self, provider_name: str, provider: Provider, machine: Machine) -> None:
-        _log.warning("machine %s is ours and nobody wants it: stopping it", machine.id)
-        book = self.context.books.machines.get(machine.id) or await self._orphanage(provider_name)
-        body = {
-            "at_ms": round(machine.created_at * 1000),
-            "rate": book.offer["price_nano_per_hour"],
-            "currency": book.offer["currency"],
-            "unit_ms": book.offer["unit_seconds"] * 1000,
-            "minimum_ms": book.offer["minimum_seconds"] * 1000,
-        }
-        await self._write(Row("segment_open", body, book.name, machine.id, f"open:{machine.id}"))
-        await provider.stop(machine.id)
-        found = await provider.look(machine.id)
-        if found is not None and found.state is not MachineState.STOPPED:
-            return  # the next round asks again, for ever
-        stopped = found.stopped_at if found is not None else None
-        end = {
-            "at_ms": round(stopped * 1000) if stopped is not None else self.context.now_ms(),
-            "reason": "orphan",
-            "estimated": stopped is None,
-        }
-        await self._write(Row("segment_close", end, book.name, machine.id, f"close:{machine.id}"))
-
-    async def _orphanage(self, provider: str) -> Book:
-        if _ORPHANS not in self.context.books.sessions:
-            offers = await self.context.providers[provider].offers()
-            offer = max(offers, key=lambda one: one.price_nano_per_hour)  # which it was is not known: the dearest
-            body = {
-                "life": uuid.uuid4().hex,
-                "offer": asdict(offer),
-                "budget_nano": None,
-                "cwd": None,
-                "at_ms": self.context.now_ms(),
-            }
-            await self._write(Row("session", body, _ORPHANS))
-        return self.context.books.sessions[_ORPHANS]
-
-    async def _write(self, row: Row) -> None:
-        self.context.books.apply(await self.context.ledger.append(row))
+        await reconcile(self.context)

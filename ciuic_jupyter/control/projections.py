@@ -11,6 +11,8 @@ from ciuic_jupyter.core.money import billed_ms, cost
 from ciuic_jupyter.core.session import State, meter_open
 from ciuic_jupyter.errors import LedgerError
 
+_STARTS = ("machine_started", "kernel_ready")  # a pause that was asked for meanwhile waits on
+
 
 @dataclass
 class Segment:
@@ -188,7 +190,8 @@ class Books:
     def _state(self, book: Book, entry: Entry) -> None:
         book.state = State(entry.body["to"])
         book.goal = entry.body.get("goal", book.goal)
-        book.pausing = entry.body["event"] == "pause"
+        if entry.body["event"] not in _STARTS:
+            book.pausing = entry.body["event"] == "pause"
         if book.state is State.CLOSED:
             book.closed_ms = entry.body["at_ms"]
 

@@ -41,6 +41,14 @@ def of_step(runner: Runner, event: Event, step: Step, goal: str | None, facts: F
     return written
 
 
+def wish(runner: Runner, goal: str) -> Row:
+    """The row of a pause, or of an end, that was asked for in the middle of something: it changes no state."""
+    book = runner.book
+    assert book.state is not None
+    body = {"event": "pause", "to": book.state.value, "at_ms": runner.context.now_ms(), "goal": goal}
+    return Row("state", body, session=book.name)
+
+
 def segment_open(runner: Runner, machine: str, created_at: float) -> Row:
     """The row that opens a machine's billing segment, backdated to its creation."""
     offer = runner.book.offer

@@ -5,27 +5,26 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import suppress
 from typing import Any
 
 from ciuic_jupyter.control import rows
+from ciuic_jupyter.control.cap import Cap
 from ciuic_jupyter.control.context import Context
 from ciuic_jupyter.control.feed import Feed
 from ciuic_jupyter.control.ledger import Row
 from ciuic_jupyter.control.link import AgentLink
 from ciuic_jupyter.control.machine import MachineHand
 from ciuic_jupyter.control.projections import Book, Run
+from ciuic_jupyter.control.retry import SaveRetry
+from ciuic_jupyter.control.teller import Teller
 from ciuic_jupyter.control.views import session_view
 from ciuic_jupyter.control.watch import IdleWatch
-from ciuic_jupyter.core.money import format_money
 from ciuic_jupyter.core.session import Command, Event, State, is_live, step
-from ciuic_jupyter.errors import AgentUnavailable, BudgetExceeded, CiuicError, IllegalTransition, SaveFailed, UsageError
+from ciuic_jupyter.errors import AgentUnavailable, CiuicError, IllegalTransition, SaveFailed, UsageError
 from ciuic_jupyter.kernels.eventlog import EventLog
 from ciuic_jupyter.kernels.protocol import decode
 
 _log = logging.getLogger(__name__)
-
-_STOP_SECONDS = 3.0  # from noticing that the cap is near to the machine's end, without the save
 
 Header = dict[str, Any]
 
@@ -45,9 +44,10 @@ class Runner:
         self.step_text = ""
         self.message = ""
         self.usage: Header | None = None
-        self.save_failed_since: float | None = None
-        self.save_error: CiuicError | None = None
-        self.capped = False
+        self.cap = Cap(self)
+        self.retry = SaveRetry(self)
+        self._teller = Teller(self)
+        self._looking: dict[str, asyncio.Task[None]] = {}
         self._lock = asyncio.Lock()
         self._changed = asyncio.Condition()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -80,6 +80,7 @@ class Runner:
             self.pause_pending = True
         elif command is Command.SAVE:
             self.step_text = "saving"
+            self.retry.begun()
             self.spawn(self.hand.save())
         elif command is Command.STOP_MACHINE:
             self.step_text = "releasing"
@@ -89,11 +90,13 @@ class Runner:
 
     def _machine_gone(self) -> None:
         self.step_text = ""
-        self.pause_pending = self.capped = False
-        self.usage = self.save_failed_since = None
+        self.pause_pending = False
+        self.usage = None
+        self.cap.reset()
         self.watch.reset()
+        self.retry.call_off()
         if self.current is not None:
-            self.run_ended(self.current, "died", None)
+            self.lost(self.current)
         self.spawn(self.hand.disconnect())
 
     async def offer(self, event: Event, **facts: Any) -> bool:
@@ -105,11 +108,12 @@ class Runner:
             return False
         return True
 
-    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run `work` beside the rest; a failure is told and written to the log."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
@@ -141,6 +145,7 @@ class Runner:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.hand.disconnect()
+        self.feed_viewers.close()
         self.mirror.close()
 
     def view(self) -> Header:
@@ -157,8 +162,10 @@ class Runner:
     async def ensure(self) -> None:
         """See to it that a machine comes, if there is none and none is under way."""
         state = self.book.state
+        if state is State.RUNNING and not self.cap.reached:
+            self.retry.call_off()
         if state in (None, State.PAUSED, State.FAILED):
-            self._check_budget()
+            self.cap.check()
             event = Event.CREATE if state is None or self.book.checkpoint is None else Event.RESUME
             if state is State.PAUSED:
                 event = Event.RESUME
@@ -169,7 +176,8 @@ class Runner:
         """Queue a cell, once; return when the ledger has it. It may have begun by then."""
         if run in self.book.runs:
             return
-        self._check_budget()
+        self.cap.check()
+        self.retry.call_off()
         at_ms = self.context.now_ms()
         self.book.runs[run] = Run(run, code, cell_id, at_ms)
         body = {"run": run, "code": code, "cell_id": cell_id, "at_ms": at_ms}
@@ -183,45 +191,37 @@ class Runner:
             self.context.books.apply(entry)
         self.changed()
 
-    def _check_budget(self) -> None:
-        budget = self.book.budget_nano
-        if budget is None:
-            return
-        spent = self.book.spent_nano(self.context.now_ms())
-        if spent + self._cost_of_stopping() >= budget:
-            currency = str(self.book.offer["currency"])
-            raise BudgetExceeded(
-                f"session {self.book.name} has spent {format_money(spent, currency)} of its budget of "
-                f"{format_money(budget, currency)}; nothing was started. Give it more with --budget"
-            )
-
-    def _cost_of_stopping(self) -> int:
-        """Nano-units that a save and a stop will still cost; and a restore, if there is no machine."""
-        save, restore = self.context.timings(self.book)
-        rate = self.book.rate or int(self.book.offer["price_nano_per_hour"])
-        return int(rate * (save + _STOP_SECONDS + (0.0 if self.live else restore)) / 3600)
-
     async def pause(self, goal: str = "paused", message: str = "") -> None:
         """Have the session saved and released at the next quiet moment; nothing to do if that is under way or done."""
         state = self.book.state
         if state in (None, State.FAILED, State.CLOSED):
             raise UsageError(f"session {self.book.name} is {state or 'not started'}: there is nothing to pause")
-        self.save_error = None
+        self.retry.error = None
         if state is State.RUNNING:
             if self.current is not None and not self.pause_pending:
                 self.note(message or "pausing when the cell that runs has ended")
-            if not self.pause_pending or goal != self.book.goal:
+            if not self.pause_pending or goal == "closed" != self.book.goal:
                 await self.feed(Event.PAUSE, goal=goal, message=message)
-        elif state in (State.REQUESTED, State.STARTING):
-            self.pause_pending = True
-            self.changed()
+        else:
+            await self._wish(goal)
         await self.settle()
+
+    async def _wish(self, goal: str) -> None:
+        """Remember, durably, what is to come of a session that is in the middle of something."""
+        async with self._lock:
+            state = self.book.state
+            starting = state in (State.REQUESTED, State.STARTING)
+            if starting or (self.live and goal == "closed" != self.book.goal):
+                entry = await self.context.ledger.append(rows.wish(self, goal))
+                self.context.books.apply(entry)
+                self.pause_pending = starting
+        self.changed()
 
     async def let_go(self) -> None:
         """Wait until the machine is gone; SaveFailed with the reason if it has to stay."""
         await self.until(lambda: not self.live or (self.book.state is State.RUNNING and not self.pause_pending))
-        if self.live and self.save_error is not None:
-            raise SaveFailed(str(self.save_error))
+        if self.live and self.retry.error is not None:
+            raise SaveFailed(str(self.retry.error))
 
     async def release(self, *, discard: bool) -> None:
         """Stop what runs now and give the machine back; saved first, unless `discard`."""
@@ -283,7 +283,7 @@ class Runner:
 
     def pump(self) -> None:
         """Send the next cell if the kernel can take one."""
-        if self.book.state is not State.RUNNING or self.current is not None or self.pause_pending or self.capped:
+        if self.book.state is not State.RUNNING or self.current is not None or self.pause_pending or self.cap.reached:
             return
         queue = self.book.queued
         if queue and self.hand.link is not None:
@@ -320,6 +320,12 @@ class Runner:
         if status != "ok":
             self._abort(self.book.queued)
 
+    def lost(self, run: str) -> None:
+        """A run's machine went under it: nobody else will say that it ended."""
+        evalue = self.message or "the machine is gone"
+        self.run_ended(run, "died", None)
+        self.tell({"kind": "run_ended", "run": run, "status": "died", "ename": "KernelDied", "evalue": evalue})
+
     def _abort(self, runs: Sequence[Run]) -> None:
         for run in runs:
             run.status = "aborted"
@@ -337,18 +343,8 @@ class Runner:
         self.tell({"kind": "note", "run": self.current, "text": text, "level": level})
 
     def tell(self, header: Header) -> None:
-        """Put an event of ours among the session's: through the agent, who numbers them, or here if there is none."""
-        if self.hand.link is not None:
-            self.spawn(self._tell_agent(header))
-            return
-        seq = self.mirror.append(header)
-        for number, frame in self.mirror.read(seq - 1):
-            self.feed_viewers.event(number, frame)
-
-    async def _tell_agent(self, header: Header) -> None:
-        if self.hand.link is not None:
-            with suppress(AgentUnavailable):  # the machine went meanwhile, and with it who would read this
-                await self.hand.link.request("emit", event=header)
+        """Put an event of ours among the session's, for everyone who reads them."""
+        self._teller.tell(header)
 
     # -- what the line brings
 
@@ -359,9 +355,12 @@ class Runner:
     def hello(self, header: Header) -> None:
         """The agent is there: it may be ready, failed, dead, or in the middle of a run."""
         run = header.get("run")
-        if run is not None and run in self.book.runs:
-            self.current, self.book.runs[run].status = run, "running"
+        if run is not None:
+            self.current = str(run)
+            if run in self.book.runs:
+                self.book.runs[run].status = "running"
         self._kernel(str(header.get("kernel")), header.get("restored"), str(header.get("error") or ""))
+        self.spawn(self.settle())  # a cell or a pause may wait since before we were restarted
 
     def _kernel(self, kernel: str, restored: Header | None, error: str) -> None:
         state = self.book.state
@@ -389,12 +388,7 @@ class Runner:
         self.feed_viewers.event(seq, frame)
         kind, run = header.get("kind"), str(header.get("run"))
         if kind == "run_started":
-            at_ms = self.context.now_ms()
-            if run in self.book.runs:
-                known = self.book.runs[run]
-                known.first_seq, known.started_ms = seq, at_ms
-                body = {"run": run, "first_seq": seq, "at_ms": at_ms}
-                self.spawn(self.write(Row("run_start", body, session=self.book.name, idem=f"run_start:{seq}:{run}")))
+            self._run_started(run, header, seq)
             self.changed()
         elif kind == "run_ended":
             self.run_ended(run, str(header.get("status")), seq)
@@ -404,6 +398,21 @@ class Runner:
             how = header.get("signal") or header.get("exit_code")
             error = str(header.get("error") or f"the kernel's process ended ({how})")
             self._kernel(str(header.get("state")), header.get("report"), error)
+
+    def _run_started(self, run: str, header: Header, seq: int) -> None:
+        at_ms, name = self.context.now_ms(), self.book.name
+        written = []
+        if run not in self.book.runs:  # we were killed before its row was durable
+            body = {"run": run, "code": header.get("code", ""), "cell_id": header.get("cell_id"), "at_ms": at_ms}
+            self.book.runs[run] = Run(run, body["code"], body["cell_id"], at_ms)
+            written.append(Row("run", body, session=name, idem=f"run:{self.book.life}:{run}"))
+        known = self.book.runs[run]
+        known.first_seq, known.started_ms = seq, at_ms
+        if known.status == "queued":
+            known.status, self.current = "running", run
+        body = {"run": run, "first_seq": seq, "at_ms": at_ms}
+        written.append(Row("run_start", body, session=name, idem=f"run_start:{seq}:{run}"))
+        self.spawn(self.write(*written))
 
     def sample(self, header: Header) -> None:
         """Usage of the machine and the witnesses of idleness."""
@@ -420,42 +429,23 @@ class Runner:
 
     # -- what time brings
 
+    def begin_tick(self) -> None:
+        """Look at everything beside the other sessions; what still looks, because nobody answers it, is let be."""
+        for name, look in (("rules", self._rules), ("hand", self.hand.tick)):
+            if name not in self._looking or self._looking[name].done():
+                self._looking[name] = self.spawn(look())
+
     async def tick(self) -> None:
-        """Look once a second: the cap, the idle rule, a machine that went silent, a save that keeps failing."""
-        if self.book.state is State.RUNNING:
-            await self._cap()
-            await self._idle()
-            self._last_resort()
-            self.pump()  # a cell the agent refused for a moment goes again
+        """Look once a second: the cap, the idle rule, a save that keeps failing, a machine that went silent."""
+        await self._rules()
         await self.hand.tick()
 
-    async def _cap(self) -> None:
-        budget = self.book.budget_nano
-        if budget is None or self.capped or self.pause_pending:
-            return
-        if self.book.spent_nano(self.context.now_ms()) + self._cost_of_stopping() < budget:
-            return
-        text = (
-            f"the budget of {format_money(budget, str(self.book.offer['currency']))} is reached: saving and releasing"
-        )
-        self.capped = True
-        self.note(text, "warning")
-        if self.current is not None:
-            await self.interrupt(self.current)
-        await self.pause(message=text)
-
-    async def _idle(self) -> None:
-        if self.pause_pending or not self.watch.due(self, self.context.clock.boot()):
-            return
-        await self.pause(message="idle: saved and released by the break-even rule")
-
-    def _last_resort(self) -> None:
-        settings = self.context.settings
-        if self.save_failed_since is None or settings.last_resort != "discard":
-            return
-        if self.context.clock.boot() - self.save_failed_since > settings.save_failure_limit_seconds:
-            text = (
-                f"no save succeeded for {settings.save_failure_limit_seconds:.0f} s: released without one, as you chose"
-            )
-            self.save_failed_since = None
-            self.spawn(self.offer(Event.DISCARD, message=text, goal="discarded"))
+    async def _rules(self) -> None:
+        if self.live:
+            await self.cap.tick()
+            await self.retry.tick()
+            self.pump()  # a cell the agent refused for a moment goes again
+        if self.book.state is State.RUNNING and not self.pause_pending:
+            now = self.context.clock.boot()
+            if self.watch.due(self, now):
+                await self.pause(message="idle: saved and released by the break-even rule")

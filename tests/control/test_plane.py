@@ -433,7 +433,7 @@ async def test_orphans_of_ours_are_billed_and_stopped_and_strangers_left_alone(c
     cloud.provider.foreign("lost", owner)
     cloud.clock.turn(100)
     cloud.provider.faults.duplicates = True
-    cloud.provider.faults.stop_ignored = 2
+    cloud.provider.faults.stop_ignored = 1
     await cloud.plane.reconcile()
     assert cloud.provider.alive == ("lost",)
     await cloud.plane.reconcile()
