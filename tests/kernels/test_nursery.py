@@ -151,10 +151,10 @@ def test_when_its_owner_is_killed_it_kills_what_is_left_and_ends(tmp_path: Path)
 
 async def test_what_the_kernel_imported_is_there_before_the_save(nursery: Nursery, tmp_path: Path) -> None:
     seen = tmp_path / "seen"
-    told = Does(f"open({str(seen)!r}, 'w').write(str('colorsys' in __import__('sys').modules))")
+    told = Does(f"open({str(seen)!r}, 'w').write(str('tabnanny' in __import__('sys').modules))")
     await nursery.verify(tmp_path, body(tmp_path, told=told), 60)
     assert seen.read_text() == "False"
-    await nursery.prepare(["colorsys", "no_such_module_anywhere"])
+    await nursery.prepare(["tabnanny", "no_such_module_anywhere"])
     await nursery.verify(tmp_path, body(tmp_path, told=told), 60)
     assert seen.read_text() == "True"
 
@@ -168,13 +168,13 @@ async def test_an_import_that_starts_a_thread_makes_it_begin_anew(
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     made = Nursery(tmp_path / "nursery.log", 0x7FFFFFF0, "CIUIC_TEST=none", lambda: None)
-    await made.prepare(["spinner", "colorsys"])
+    await made.prepare(["spinner", "tabnanny"])
     seen = tmp_path / "seen"
-    told = Does(f"open({str(seen)!r}, 'w').write(str('colorsys' in __import__('sys').modules))")
+    told = Does(f"open({str(seen)!r}, 'w').write(str('tabnanny' in __import__('sys').modules))")
     for _ in range(2):
         await made.verify(tmp_path, body(tmp_path, told=told), 60)
         assert seen.read_text() == "False", "it was not begun anew"
-        await made.prepare(["colorsys"])  # it does not try again
+        await made.prepare(["tabnanny"])  # it does not try again
     assert len(os.listdir(f"/proc/{made.pid}/task")) == 1
     made.end()
     psutil.Process(made.pid).wait(timeout=10)
