@@ -149,7 +149,9 @@ def _minutes(seconds: float, down: bool) -> list[Wheel | str]:
 
 
 def spoken(seconds: float) -> str:
-    """Return a time as words: `1 h 2 min`, `2 min 5 s`, `5 s`."""
+    """Return a time as words: `1 h 2 min`, `2 min 5 s`, `12 s`, `0.4 s`."""
+    if 0 < seconds < 10 and seconds != int(seconds):
+        return f"{seconds:.1f} s"
     whole = int(seconds)
     hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
     if hours:

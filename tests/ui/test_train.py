@@ -96,6 +96,8 @@ def test_main_job_by_run_all(page: Page, lab: Server, artifacts: Path, theme: st
     shot = theme.split()[1].lower()
     expect(page.locator(".ciuic-line").first).to_contain_text("Cell running", timeout=60_000)
     page.locator(".ciuic-meter").first.scroll_into_view_if_needed()
+    expect(page.locator(".ciuic-spark svg").first).to_be_visible(timeout=20_000)
+    page.locator(".ciuic-meter").first.screenshot(path=artifacts / f"meter-{shot}.png", animations="allow")
     page.screenshot(path=artifacts / f"digits-running-{shot}.png")
     code_cells = page.locator(".jp-CodeCell").count()
     until(lambda: _finished(page, code_cells), "the end of Run All", 240)
