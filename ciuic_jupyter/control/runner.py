@@ -173,7 +173,7 @@ class Runner:
             await self.feed(event, goal="")
 
     async def submit(self, run: str, code: str, cell_id: str | None) -> None:
-        """Queue a cell, once; return when the ledger has it. It may have begun by then."""
+        """Queue a cell, once; return when the ledger has it, or the agent does: its log has it then as well."""
         if run in self.book.runs:
             return
         self.cap.check()
@@ -182,7 +182,11 @@ class Runner:
         self.book.runs[run] = Run(run, code, cell_id, at_ms)
         body = {"run": run, "code": code, "cell_id": cell_id, "at_ms": at_ms}
         self.pump()
-        await self.write(Row("run", body, session=self.book.name, idem=f"run:{self.book.life}:{run}"))
+        row = Row("run", body, session=self.book.name, idem=f"run:{self.book.life}:{run}")
+        if self.current == run:
+            self.spawn(self.write(row))
+            return
+        await self.write(row)
         await self.ensure()
 
     async def write(self, *written: Row) -> None:
@@ -385,7 +389,6 @@ class Runner:
 
     def event(self, header: Header, seq: int, frame: bytes) -> None:
         """A numbered event of the agent's; it stands in the mirror already."""
-        self.feed_viewers.event(seq, frame)
         kind, run = header.get("kind"), str(header.get("run"))
         if kind == "run_started":
             self._run_started(run, header, seq)
@@ -394,7 +397,8 @@ class Runner:
             self.run_ended(run, str(header.get("status")), seq)
             self.spawn(self.settle())
             self.changed()
-        elif kind == "kernel":
+        self.feed_viewers.event(seq, frame)  # behind the state it made: who saw a run end has seen the state after it
+        if kind == "kernel":
             how = header.get("signal") or header.get("exit_code")
             error = str(header.get("error") or f"the kernel's process ended ({how})")
             self._kernel(str(header.get("state")), header.get("report"), error)

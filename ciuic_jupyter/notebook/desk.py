@@ -89,11 +89,16 @@ class Desk:
             yield meter
         finally:
             with contextlib.suppress(CiuicError):  # the cell's own error, if any, is what the user must see
-                meter.update(self.client.session(name))
+                meter.update(self._newest(name))
             if meter.live:
                 self.shelf.keep(name)
             else:
                 sys.stdout.write(f"{meter.text()}\n")
+
+    def _newest(self, name: str) -> View:
+        """Return the session's state after a run: the line brings it before the run's end, unless it is broken."""
+        view = Line.view_of(name)
+        return view if view is not None and not view.get("run") else self.client.session(name)
 
     def _show(self, name: str, meter: Meter) -> None:
         from IPython.display import display  # noqa: PLC0415  (only inside a shell)

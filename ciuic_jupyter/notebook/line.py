@@ -86,6 +86,16 @@ class Line:
                 line._life_of(client.session(session))
             return line
 
+    @classmethod
+    def view_of(cls, session: str) -> Mapping[str, Any] | None:
+        """Return the newest state an unbroken line brought, with the last event seen as `last_seq`; else None."""
+        with cls._guard:
+            line = cls._open.get(session)
+        if line is None or line.closed or line.broken_since is not None or not line.listening.is_set():
+            return None
+        with line.lock:
+            return None if line.view is None else {**line.view, "last_seq": line.seen}
+
     def _life_of(self, view: Mapping[str, Any]) -> None:
         """A session begun anew under its name has other events, perhaps counted from the start."""
         with self.lock:
