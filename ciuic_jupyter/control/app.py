@@ -15,7 +15,8 @@ from fastapi import APIRouter, FastAPI, Query, Request, WebSocket, WebSocketDisc
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ciuic_jupyter.control.daemon import VERSION, proof
 from ciuic_jupyter.control.plane import Plane
@@ -30,6 +31,8 @@ _SEND_SECONDS = 10.0  # a viewer that takes nothing for so long is let go
 _OPEN = "/v1/challenge"
 _NONCE = re.compile(r"[0-9a-f]{16,64}")
 _STREAM_OPS = ("comm", "input", "interrupt")
+_MOST_BODY = 16 << 20  # bytes of any request but variables, which are streamed
+_MOST_CODE = 1 << 20  # characters of a cell
 
 
 class _Body(BaseModel):
@@ -45,7 +48,7 @@ class Create(_Body):
 
 class NewRun(_Body):
     run: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
-    code: str
+    code: str = Field(max_length=_MOST_CODE)
     cell_id: str | None = Field(None, max_length=200)
     detach: bool = False
 
@@ -64,12 +67,12 @@ class Keep(_Body):
 
 
 class Interrupt(_Body):
-    run: str | None = None
+    run: str | None = Field(None, max_length=200)
 
 
 class Answer(_Body):
-    run: str
-    value: str
+    run: str = Field(max_length=200)
+    value: str = Field(max_length=_MOST_CODE)
 
 
 class Gate:
@@ -86,14 +89,37 @@ class Gate:
             await self._app(scope, receive, send)
             return
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        if headers.get(b"host") not in self._hosts:
+        if headers.get(b"host") not in self._hosts or _more_than_one(scope, b"host", b"authorization"):
             await _refuse(scope, receive, send, 403, "this name is not the control plane's")
         elif b"origin" in headers or headers.get(b"sec-fetch-site", b"none") != b"none":
             await _refuse(scope, receive, send, 403, "web pages can't call the control plane")
         elif scope["path"] != _OPEN and not hmac.compare_digest(headers.get(b"authorization", b""), self._token):
             await _refuse(scope, receive, send, 401, "the token is missing or wrong")
-        else:
+        elif scope["type"] == "websocket" or (scope["method"] == "PUT" and scope["path"].endswith("/variables")):
             await self._app(scope, receive, send)
+        else:
+            await self._app(scope, _limited(receive), send)
+
+
+def _more_than_one(scope: Scope, *names: bytes) -> bool:
+    found = [name for name, _ in scope["headers"] if name in names]
+    return len(found) > len(set(found))
+
+
+def _limited(receive: Receive) -> Receive:
+    """Let through so much of a body, and refuse the request that goes on."""
+    size = 0
+
+    async def counted() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > _MOST_BODY:
+            most = f"a request of more than {_MOST_BODY >> 20} MiB; nothing was done"
+            raise HTTPException(413, most, {"Connection": "close"})
+        return message
+
+    return counted
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, message: str) -> None:
@@ -101,7 +127,8 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, messa
         await receive()
         await send({"type": "websocket.close", "code": 1008, "reason": message})
         return
-    answer = JSONResponse({"error": {"type": "UsageError", "message": message}}, status)
+    answer = _error(status, "UsageError", message)
+    answer.headers["Connection"] = "close"  # the rest of its body is not even read
     await answer(scope, receive, send)
 
 
@@ -127,6 +154,13 @@ async def _on_bad_input(_: Request, error: Exception) -> JSONResponse:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"][1:]) or "the body"
     return _error(422, "UsageError", f"{where}: {first['msg']}; nothing was done")
+
+
+async def _on_refusal(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    answer = _error(error.status_code, "UsageError", error.detail)
+    answer.headers.update(error.headers or {})
+    return answer
 
 
 async def _on_failure(_: Request, error: Exception) -> JSONResponse:
@@ -181,7 +215,7 @@ class Routes:
 
     async def shutdown(self) -> JSONResponse:
         """End the plane; machines and runs go on."""
-        asyncio.get_running_loop().call_later(0.05, self._plane.on_shutdown)
+        asyncio.get_running_loop().call_later(0.05, self._plane.shut_down)
         return JSONResponse({"stopping": True})
 
     async def total_cost(self) -> JSONResponse:
@@ -320,7 +354,10 @@ class Routes:
                     raise UsageError(f"no operation {operation!r} on a stream; known: {', '.join(_STREAM_OPS)}")
                 fields = {key: header[key] for key in header.keys() - {"type", "id", "op", "buffers"}}
                 try:
-                    await runner.ask(operation, buffers=frame.buffers, **fields)
+                    if operation == "interrupt":  # of a cell that still waits, too
+                        await runner.interrupt(fields.get("run"))
+                    else:
+                        await runner.ask(operation, buffers=frame.buffers, **fields)
                     reply: dict[str, Any] = {"ok": True}
                 except CiuicError as error:
                     reply = {"ok": False, "error": {"type": type(error).__name__, "message": str(error)}}
@@ -344,5 +381,6 @@ def make_app(plane: Plane, token: str, port: int) -> ASGIApp:
     app.include_router(Routes(plane, token).router)
     app.add_exception_handler(CiuicError, _on_ciuic_error)
     app.add_exception_handler(RequestValidationError, _on_bad_input)
+    app.add_exception_handler(HTTPException, _on_refusal)
     app.add_exception_handler(Exception, _on_failure)
     return Gate(app, token, port)

@@ -41,6 +41,7 @@ class Stream:
                 compression=None,
                 ping_interval=10,
                 ping_timeout=10,
+                close_timeout=1,
                 proxy=None,
             )
             self._socket = opened.__enter__()  # websockets from 17.1 on warns without; close() does what leaving would
@@ -175,6 +176,8 @@ class PlaneClient:
     def close_session(self, name: str, wait: bool = True) -> View:
         """Save, release, and end the session; its checkpoint is kept."""
         return dict(self._json("POST", self._session(name, "/close"), json={"wait": wait}, timeout=_LONG))
+
+    close = close_session
 
     def keep(self, name: str, seconds: float) -> View:
         """Let no idle rule release the machine for so long."""

@@ -16,12 +16,16 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import requests
 
+from ciuic_jupyter.control.clock import Clock
 from ciuic_jupyter.errors import PlaneUnavailable, UsageError
 from ciuic_jupyter.settings import Settings, private_directory
+
+if TYPE_CHECKING:
+    from ciuic_jupyter.control.plane import Plane
 
 VERSION = importlib.metadata.version("ciuic_jupyter")
 
@@ -72,7 +76,7 @@ def _spawn(settings: Settings) -> int:
     try:
         return os.posix_spawn(
             sys.executable,
-            [sys.executable, "-m", "ciuic_jupyter.control.daemon"],
+            [sys.executable, "-P", "-m", "ciuic_jupyter.control.daemon"],  # a folder's own random.py is not ours
             environment,
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
@@ -143,7 +147,14 @@ def announce(settings: Settings, url: str, token: str) -> None:
     """Write where the plane listens, whole or not at all, readable by its user alone."""
     path = settings.state_dir / "plane.json"
     temporary = path.with_name(f".plane.{os.getpid()}.json")
-    known = {"url": url, "token": token, "pid": os.getpid(), "version": VERSION, "started": time.time()}
+    known = {
+        "url": url,
+        "token": token,
+        "pid": os.getpid(),
+        "boot_id": Clock().boot_id,
+        "version": VERSION,
+        "started": time.time(),
+    }
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         json.dump(known, file)
     temporary.replace(path)
@@ -179,6 +190,7 @@ async def serve(settings: Settings) -> bool:
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     plane = Plane(settings)
+    _end_in_order(plane)
     try:
         await plane.start()
         config = uvicorn.Config(
@@ -194,6 +206,8 @@ async def serve(settings: Settings) -> bool:
         )
         server = uvicorn.Server(config)
         plane.on_shutdown = lambda: setattr(server, "should_exit", True)
+        if plane.asked_to_end:  # while it started
+            return True
         announce(settings, url, token)  # who comes before the server is up waits in the listener's queue
         await server.serve(sockets=[listener])
     finally:
@@ -204,6 +218,12 @@ async def serve(settings: Settings) -> bool:
         listener.close()
         lock.close()
     return True
+
+
+def _end_in_order(plane: Plane) -> None:
+    """Take signals as a wish to end; uvicorn raises those it got again when it is done, which would kill us then."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: plane.shut_down())
 
 
 def main() -> int:

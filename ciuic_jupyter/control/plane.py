@@ -19,7 +19,7 @@ from ciuic_jupyter.control.reconcile import ORPHANS, reconcile
 from ciuic_jupyter.control.runner import Runner
 from ciuic_jupyter.core.money import parse_usd
 from ciuic_jupyter.core.session import State, check_name
-from ciuic_jupyter.errors import ProviderError, UnknownSession
+from ciuic_jupyter.errors import CiuicError, ProviderError, UnknownSession
 from ciuic_jupyter.providers.base import Offer, Provider
 from ciuic_jupyter.providers.local import LocalPlaces, LocalProvider
 from ciuic_jupyter.providers.warm_client import WarmParent
@@ -61,6 +61,7 @@ class Plane:
         )
         self.runners: dict[str, Runner] = {}
         self.on_shutdown: Callable[[], None] = lambda: None
+        self.asked_to_end = False
         self._tasks: list[asyncio.Task[None]] = []
         self._creating = asyncio.Lock()
 
@@ -72,8 +73,17 @@ class Plane:
             if book.name != ORPHANS:
                 self.runners[book.name] = Runner(self.context, book)
         for runner in self.runners.values():
-            await self._recover(runner)
+            try:
+                await self._recover(runner)
+            except CiuicError as error:  # it is told, and keeps no other session waiting
+                _log.exception("session %s could not be taken up", runner.book.name)
+                runner.message = f"could not be taken up: {error}"
         self._tasks = [asyncio.create_task(work()) for work in (self._tick_for_ever, self._reconcile_for_ever)]
+
+    def shut_down(self) -> None:
+        """Have whoever serves this plane end it; safe in a signal handler."""
+        self.asked_to_end = True
+        self.on_shutdown()
 
     async def close(self) -> None:
         """Stop looking after things; machines and runs go on, and are found again at the next start."""

@@ -98,6 +98,9 @@ class AgentDouble:
         assert socket.request.headers["Authorization"] == f"Bearer {self.config['token']}"
         try:
             after = decode(await socket.recv()).header["after"]
+            if not self.log.first_seq - 1 <= after <= self.log.last_seq:
+                await socket.close(1002, f"no event {after} here")
+                return
             self._plane = socket
             said = {"kernel": self.kernel, "error": self.error, "run": self.current, "last_seq": self.log.last_seq}
             restored = {"seconds": {"total": 2.0}} if self.config["checkpoint"] is not None else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
@@ -141,6 +142,62 @@ async def test_the_client_raises_what_the_plane_raised(served: Served) -> None:
         await asyncio.to_thread(client.create, "NOT A NAME")
     with pytest.raises(UsageError, match="token"):
         await asyncio.to_thread(PlaneClient(served.url, "wrong").sessions)
+
+
+@pytest.mark.parametrize("said", [True, False])
+async def test_a_body_without_end_is_refused_before_it_is_all_read(served: Served, said: bool) -> None:
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        for _ in range(4096):
+            sent += 1 << 20
+            yield b"x" * (1 << 20)
+
+    headers = {"Content-Length": str(4 << 30)} if said else {}
+    with contextlib.suppress(httpx.WriteError, httpx.ReadError):  # to hang up on us is to refuse, too
+        answer = await served.http.post("/v1/sessions", content=endless(), headers=headers)
+        assert answer.status_code == 413
+        assert answer.json()["error"]["type"] == "UsageError"
+    assert sent < 64 << 20
+
+
+async def test_two_hosts_or_two_tokens_are_refused(served: Served) -> None:
+    for twice in ("Host", "Authorization"):
+        good = {"Host": served.url.removeprefix("http://"), "Authorization": f"Bearer {TOKEN}"}
+        request = "".join(f"{name}: {value}\r\n" for name, value in [*good.items(), (twice, good[twice])])
+        host, port = good["Host"].split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(f"GET /v1/health HTTP/1.1\r\n{request}Connection: close\r\n\r\n".encode())
+        assert (await reader.readline()).split()[1] in (b"400", b"403")
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_what_is_not_there_is_an_error_of_our_kind(served: Served) -> None:
+    for method, path, status in (("GET", "/v1/nothing", 404), ("DELETE", "/v1/sessions", 405), ("GET", "/docs", 404)):
+        answer = await served.http.request(method, path)
+        assert answer.status_code == status
+        assert set(answer.json()["error"]) == {"type", "message"}
+
+
+async def test_a_cell_that_waits_is_taken_back_over_the_stream(served: Served) -> None:
+    runner = await served.cloud.session()
+    await runner.submit("a", "hang", None)
+    await runner.submit("b", "ok", None)
+    stream = await asyncio.to_thread(PlaneClient(served.url, TOKEN).stream, "s")
+    asked = await asyncio.to_thread(lambda: stream.request("interrupt", run="b"))
+
+    def reply() -> dict[str, Any]:
+        while True:
+            frame = stream.recv(10)
+            assert frame is not None
+            if frame.header.get("id") == asked:
+                return dict(frame.header)
+
+    assert (await asyncio.to_thread(reply))["ok"]
+    assert {name: run.status for name, run in runner.book.runs.items()} == {"a": "running", "b": "aborted"}
+    await asyncio.to_thread(stream.close)
 
 
 async def test_a_stream_of_an_unknown_session_says_so(served: Served) -> None:

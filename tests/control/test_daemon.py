@@ -94,6 +94,28 @@ def test_after_kill_9_the_next_call_starts_another(settings: Settings) -> None:
     assert PlaneClient.ensure(settings).health()["pid"] != pid
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_it_in_order(settings: Settings, number: signal.Signals) -> None:
+    client = PlaneClient.ensure(settings)
+    pid = client.health()["pid"]
+    os.kill(pid, number)
+    if number is signal.SIGHUP:  # the terminal that started it was closed
+        assert client.health()["pid"] == pid
+        return
+    gone(pid)
+    assert not (settings.state_dir / "plane.json").exists()
+    assert not list(settings.state_dir.glob("ledger.db-*")), "the ledger was not closed"
+    assert "Traceback" not in (settings.state_dir / "plane.log").read_text()
+
+
+def test_modules_of_the_folder_it_is_started_in_are_not_its_own(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "random.py").write_text("raise SystemExit('not the one you wanted')")
+    monkeypatch.chdir(tmp_path)
+    assert PlaneClient.ensure(settings).health()["pid"]
+
+
 def test_a_second_plane_on_the_same_state_refuses(settings: Settings) -> None:
     PlaneClient.ensure(settings)
     assert daemon.take_lock(settings) is None
