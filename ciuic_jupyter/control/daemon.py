@@ -221,7 +221,7 @@ async def serve(settings: Settings) -> bool:
 
 
 def _end_in_order(plane: Plane) -> None:
-    """Take signals as a wish to end; uvicorn raises those it got again when it is done, which would kill us then."""
+    """Take signals as a wish to end: uvicorn raises those it got again when it is done, which would kill us."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: plane.shut_down())
 
