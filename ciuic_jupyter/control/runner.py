@@ -173,7 +173,7 @@ class Runner:
             await self.feed(event, goal="")
 
     async def submit(self, run: str, code: str, cell_id: str | None) -> None:
-        """Queue a cell, once; return when the ledger has it, or the agent does: its log has it then as well."""
+        """Queue a cell, once; return when the ledger has it, or the agent, who tells of it after a restart of ours."""
         if run in self.book.runs:
             return
         self.cap.check()
@@ -181,13 +181,13 @@ class Runner:
         at_ms = self.context.now_ms()
         self.book.runs[run] = Run(run, code, cell_id, at_ms)
         body = {"run": run, "code": code, "cell_id": cell_id, "at_ms": at_ms}
-        self.pump()
-        row = Row("run", body, session=self.book.name, idem=f"run:{self.book.life}:{run}")
-        if self.current == run:
-            self.spawn(self.write(row))
-            return
-        await self.write(row)
-        await self.ensure()
+        sending = self.pump()
+        writing = self.spawn(self.write(Row("run", body, session=self.book.name, idem=f"run:{self.book.life}:{run}")))
+        if sending is not None and self.current == run:
+            await asyncio.wait({sending, writing}, return_when=asyncio.FIRST_COMPLETED)
+        if self.book.runs[run].status == "queued":
+            await writing
+            await self.ensure()
 
     async def write(self, *written: Row) -> None:
         """Write rows that no state hangs on, and fold them in."""
@@ -285,15 +285,16 @@ class Runner:
 
     # -- runs
 
-    def pump(self) -> None:
-        """Send the next cell if the kernel can take one."""
+    def pump(self) -> asyncio.Task[Any] | None:
+        """Send the next cell if the kernel can take one; the task ends when the agent has answered."""
         if self.book.state is not State.RUNNING or self.current is not None or self.pause_pending or self.cap.reached:
-            return
+            return None
         queue = self.book.queued
-        if queue and self.hand.link is not None:
-            queue[0].status = "running"
-            self.current = queue[0].run
-            self.spawn(self._send(queue[0]))
+        if not queue or self.hand.link is None:
+            return None
+        queue[0].status = "running"
+        self.current = queue[0].run
+        return self.spawn(self._send(queue[0]))
 
     async def _send(self, run: Run) -> None:
         assert self.hand.link is not None

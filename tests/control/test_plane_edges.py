@@ -84,6 +84,19 @@ async def test_viewers_are_told_that_a_run_went_down_with_its_machine(cloud: Clo
     await until(lambda: ends(runner).get("after") == "ok")
 
 
+async def test_a_cell_is_taken_only_once_the_agent_or_the_ledger_has_it(cloud: Cloud) -> None:
+    """Killed right behind the answer, the plane still knows the cell: one of the two has it, whichever was first."""
+    for number in range(20):
+        runner = await cloud.session()
+        await runner.submit(f"r{number}", "hang", None)
+        known = set(cloud.agent.runs)
+        await cloud.restart()  # what the ledger was given is written; what is not, the agent must have
+        runner = cloud.plane.runner("s")
+        await until(lambda r=runner, n=number: r.current == f"r{n}")  # type: ignore[misc]
+        assert f"r{number}" in known or f"r{number}" in cloud.books().sessions["s"].runs
+        await cloud.agent.finish()
+
+
 async def test_a_cell_that_was_queued_when_the_plane_was_killed_runs_after_the_restart(cloud: Cloud) -> None:
     runner = await cloud.session()
     body = {"run": "r", "code": "ok", "cell_id": None, "at_ms": 0}
