@@ -13,6 +13,7 @@ from ciuic_jupyter.kernels.protocol import encode
 _RECENT = 512  # events kept in memory; who is further behind reads the log on disk
 _PER_TURN = 64
 _STATUS_SECONDS = 10.0
+_STATUS_GAP = 0.1  # seconds between states that can wait: each costs every viewer a message
 
 
 class Feed:
@@ -23,7 +24,7 @@ class Feed:
         self._view = view
         self._recent: deque[tuple[int, bytes]] = deque(maxlen=_RECENT)
         self._viewers: set[asyncio.Event] = set()
-        self._version = 0
+        self._version = self._pressing = 0
         self._closed = False
 
     def close(self) -> None:
@@ -36,9 +37,11 @@ class Feed:
         self._recent.append((seq, frame))
         self._wake()
 
-    def status(self) -> None:
-        """The session's view changed."""
+    def status(self, *, soon: bool = False) -> None:
+        """The session's view changed; it goes out ahead of later events, or within a moment if `soon` will do."""
         self._version += 1
+        if not soon:
+            self._pressing = self._version
         self._wake()
 
     def _wake(self) -> None:
@@ -50,26 +53,27 @@ class Feed:
 
         Ends when the feed is closed: who wants the session's next life asks again.
         """
-        news = asyncio.Event()
+        news, loop = asyncio.Event(), asyncio.get_running_loop()
         self._viewers.add(news)
-        shown = -1
+        shown, due = -1, loop.time()
         try:
             while not self._closed:
                 news.clear()
-                if shown != self._version:
-                    shown = self._version
+                if self._pressing > shown or (shown != self._version and loop.time() >= due):
+                    shown, due = self._version, loop.time() + _STATUS_GAP
                     yield encode({"type": "status", "session": self._view()})
                 turn = self._after(after)
                 for seq, frame in turn:
                     yield frame
                     after = seq
-                if turn or shown != self._version:
+                if turn or self._pressing > shown:
                     continue
+                waiting = shown != self._version
                 try:
-                    async with asyncio.timeout(_STATUS_SECONDS):
+                    async with asyncio.timeout_at(due if waiting else loop.time() + _STATUS_SECONDS):
                         await news.wait()
                 except TimeoutError:
-                    shown = -1
+                    shown = shown if waiting else -1
         finally:
             self._viewers.discard(news)
 

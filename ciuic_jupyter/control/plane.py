@@ -99,7 +99,7 @@ class Plane:
     async def _recover(self, runner: Runner) -> None:
         """Do again what a state was doing: every command may be done twice."""
         book = runner.book
-        self._end_runs_mirrored(runner)
+        self._read_mirror(runner)
         if book.state is State.REQUESTED:
             runner.pause_pending = book.pausing
             runner.spawn(runner.hand.start())
@@ -114,17 +114,17 @@ class Plane:
             for run in [run for run in book.runs.values() if run.status == "running"]:
                 runner.lost(run.run)
 
-    def _end_runs_mirrored(self, runner: Runner) -> None:
-        """A run whose end stands in the mirror ended, even if we were killed before the ledger had it."""
-        going = [run for run in runner.book.runs.values() if run.status == "running"]
-        if not going:
-            return
-        first = min(run.first_seq or 0 for run in going)
-        for seq, header in runner.headers(max(0, first - 1)):
-            if header.get("kind") == "run_ended":
+    def _read_mirror(self, runner: Runner) -> None:
+        """What stands in the mirror happened, even if we were killed before the ledger had it."""
+        book = runner.book
+        first = max([book.first_seq, runner.mirror.first_seq, *(1 + (run.last_seq or 0) for run in book.runs.values())])
+        for seq, header in runner.headers(first - 1):
+            if header.get("kind") == "run_started":
+                runner.run_started(str(header.get("run")), header, seq)
+            elif header.get("kind") == "run_ended":
                 runner.run_ended(str(header.get("run")), str(header.get("status")), seq)
-        still = [run for run in going if run.status == "running"]
-        runner.current = still[-1].run if still else None
+        runs = list(book.runs.values())
+        runner.current = next((run.run for run in reversed(runs) if run.status == "running"), None)
 
     # -- sessions
 
@@ -167,6 +167,7 @@ class Plane:
             "budget_nano": budget_nano,
             "cwd": cwd,
             "at_ms": self.context.now_ms(),
+            "first_seq": old.mirror.last_seq + 1 if old is not None else 1,
         }
         self.context.books.apply(await self.context.ledger.append(Row("session", body, session=name)))
         self.runners[name] = Runner(self.context, self.context.books.sessions[name])

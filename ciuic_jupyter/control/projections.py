@@ -78,6 +78,7 @@ class Book:
     created_ms: int
     budget_nano: int | None = None
     cwd: str | None = None
+    first_seq: int = 1  # of this life's events
     state: State | None = None
     goal: str = ""
     pausing: bool = False  # a pause was asked and waits for a quiet moment
@@ -185,6 +186,7 @@ class Books:
             created_ms=body["at_ms"],
             budget_nano=body["budget_nano"],
             cwd=body["cwd"],
+            first_seq=body.get("first_seq", 1),
         )
 
     def _state(self, book: Book, entry: Entry) -> None:

@@ -26,6 +26,8 @@ from ciuic_jupyter.kernels.protocol import decode
 
 _log = logging.getLogger(__name__)
 
+_TOGETHER = 0.02  # seconds in which rows that can wait are gathered
+
 Header = dict[str, Any]
 
 
@@ -49,7 +51,9 @@ class Runner:
         self._teller = Teller(self)
         self._looking: dict[str, asyncio.Task[None]] = {}
         self._lock = asyncio.Lock()
-        self._changed = asyncio.Condition()
+        self._waiters: set[asyncio.Event] = set()
+        self._later: list[Row] = []
+        self._writing: asyncio.Task[Any] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
     # -- the table
@@ -122,28 +126,30 @@ class Runner:
             self.message = f"{type(error).__name__}: {error}"
             self.changed()
 
-    def changed(self) -> None:
-        """Tell viewers and waiters that something is different now."""
-        self.feed_viewers.status()
-
-        async def wake() -> None:
-            async with self._changed:
-                self._changed.notify_all()
-
-        task = asyncio.get_running_loop().create_task(wake())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def changed(self, *, soon: bool = False) -> None:
+        """Tell viewers and waiters that something is different now; viewers may learn it a moment later if `soon`."""
+        self.feed_viewers.status(soon=soon)
+        for waiter in self._waiters:
+            waiter.set()
 
     async def until(self, reached: Callable[[], bool]) -> None:
         """Return once `reached()`; it is looked at after each change."""
-        async with self._changed:
-            await self._changed.wait_for(reached)
+        waiter = asyncio.Event()
+        self._waiters.add(waiter)
+        try:
+            while not reached():
+                await waiter.wait()
+                waiter.clear()
+        finally:
+            self._waiters.discard(waiter)
 
     async def close(self) -> None:
         """Let go of everything here; the machine and its runs go on."""
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._later:
+            await self.write(*self._later)
         await self.hand.disconnect()
         self.feed_viewers.close()
         self.mirror.close()
@@ -182,7 +188,7 @@ class Runner:
         self.book.runs[run] = Run(run, code, cell_id, at_ms)
         body = {"run": run, "code": code, "cell_id": cell_id, "at_ms": at_ms}
         sending = self.pump()
-        writing = self.spawn(self.write(Row("run", body, session=self.book.name, idem=f"run:{self.book.life}:{run}")))
+        writing = self.write_soon(Row("run", body, session=self.book.name, idem=f"run:{self.book.life}:{run}"))
         if sending is not None and self.current == run:
             await asyncio.wait({sending, writing}, return_when=asyncio.FIRST_COMPLETED)
         if self.book.runs[run].status == "queued":
@@ -193,7 +199,20 @@ class Runner:
         """Write rows that no state hangs on, and fold them in."""
         for entry in await self.context.ledger.append_all(written):
             self.context.books.apply(entry)
-        self.changed()
+        self.changed(soon=True)
+
+    def write_soon(self, *written: Row) -> asyncio.Task[Any]:
+        """Write rows that a restart would find again (in the mirror, or at the agent) with those of the next moment."""
+        self._later += written
+        if self._writing is None or self._writing.done():
+            self._writing = self.spawn(self._write_later())
+        return self._writing
+
+    async def _write_later(self) -> None:
+        await asyncio.sleep(_TOGETHER)
+        while self._later:
+            written, self._later = self._later, []
+            await self.write(*written)
 
     async def pause(self, goal: str = "paused", message: str = "") -> None:
         """Have the session saved and released at the next quiet moment; nothing to do if that is under way or done."""
@@ -321,7 +340,7 @@ class Runner:
             return
         known.status = status
         body = {"run": run, "status": status, "last_seq": seq, "at_ms": self.context.now_ms()}
-        self.spawn(self.write(Row("run_end", body, session=self.book.name, idem=f"run_end:{self.book.life}:{run}")))
+        self.write_soon(Row("run_end", body, session=self.book.name, idem=f"run_end:{self.book.life}:{run}"))
         if status != "ok":
             self._abort(self.book.queued)
 
@@ -335,7 +354,7 @@ class Runner:
         for run in runs:
             run.status = "aborted"
             body = {"run": run.run, "status": "aborted", "last_seq": None, "at_ms": self.context.now_ms()}
-            self.spawn(self.write(Row("run_end", body, session=self.book.name)))
+            self.write_soon(Row("run_end", body, session=self.book.name))
             self.tell({"kind": "run_ended", "run": run.run, "status": "aborted", "count": None, "seconds": 0.0})
 
     def headers(self, after: int) -> Iterator[tuple[int, Header]]:
@@ -392,8 +411,8 @@ class Runner:
         """A numbered event of the agent's; it stands in the mirror already."""
         kind, run = header.get("kind"), str(header.get("run"))
         if kind == "run_started":
-            self._run_started(run, header, seq)
-            self.changed()
+            self.run_started(run, header, seq)
+            self.changed(soon=True)
         elif kind == "run_ended":
             self.run_ended(run, str(header.get("status")), seq)
             self.spawn(self.settle())
@@ -404,7 +423,8 @@ class Runner:
             error = str(header.get("error") or f"the kernel's process ended ({how})")
             self._kernel(str(header.get("state")), header.get("report"), error)
 
-    def _run_started(self, run: str, header: Header, seq: int) -> None:
+    def run_started(self, run: str, header: Header, seq: int) -> None:
+        """Note that a run began, at event `seq`."""
         at_ms, name = self.context.now_ms(), self.book.name
         written = []
         if run not in self.book.runs:  # we were killed before its row was durable
@@ -417,14 +437,14 @@ class Runner:
             known.status, self.current = "running", run
         body = {"run": run, "first_seq": seq, "at_ms": at_ms}
         written.append(Row("run_start", body, session=name, idem=f"run_start:{seq}:{run}"))
-        self.spawn(self.write(*written))
+        self.write_soon(*written)
 
     def sample(self, header: Header) -> None:
         """Usage of the machine and the witnesses of idleness."""
         self.usage = {key: value for key, value in header.items() if key not in ("type", "buffers")}
         self.watch.take(header, self.context.clock.boot())
         if self.current is not None:
-            self.feed_viewers.status()  # meters draw the use of a machine while a cell runs, twice a second
+            self.feed_viewers.status(soon=True)  # meters draw the use of a machine while a cell runs, twice a second
 
     def progress(self, header: Header) -> None:
         """A step of a save."""

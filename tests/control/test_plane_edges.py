@@ -118,8 +118,32 @@ async def test_a_cell_whose_row_the_kill_cut_off_is_in_the_history_all_the_same(
     await until(lambda: runner.current == "r" and "r" in runner.book.runs)
     await cloud.agent.finish()
     await until(lambda: runner.book.runs["r"].status == "ok")
-    await until(lambda: cloud.books().sessions["s"].runs["r"].status == "ok")
+    await until(lambda: "r" in (runs := cloud.books().sessions["s"].runs) and runs["r"].status == "ok")
     assert runner.book.runs["r"].code == "hang"
+
+
+async def test_what_only_the_mirror_knows_of_a_run_is_taken_from_there(cloud: Cloud) -> None:
+    """Events were mirrored, rows were not yet written: nothing runs twice, nothing is thought to run for ever."""
+    runner = await cloud.session("s")
+    await runner.submit("old", "ok", None)
+    await until(lambda: runner.book.runs["old"].status == "ok")
+    await runner.end()
+    await runner.let_go()
+    runner = await cloud.session("s")
+    runner.write_soon = lambda *rows: runner.spawn(asyncio.sleep(0))  # type: ignore[method-assign]  # killed before
+    await runner.submit("ended", "ok", None)
+    await until(lambda: runner.book.runs["ended"].status == "ok")
+    await runner.submit("going", "hang", None)
+    await until(lambda: ends(runner).keys() == {"old", "ended"} and runner.book.runs["going"].first_seq)
+    await cloud.restart()
+    runner = cloud.plane.runner("s")
+    await until(lambda: runner.current == "going")
+    assert {name: run.status for name, run in runner.book.runs.items()} == {"ended": "ok", "going": "running"}
+    await runner.submit("ended", "ok", None)
+    await cloud.agent.finish()
+    await until(lambda: runner.book.runs["going"].status == "ok")
+    assert cloud.agent.runs == ["old", "ended", "going"]
+    assert runner.current is None
 
 
 async def test_a_pause_whose_save_never_began_begins_after_the_restart(cloud: Cloud) -> None:
