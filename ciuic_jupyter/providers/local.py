@@ -30,6 +30,7 @@ _MARK = "CIUIC_MACHINE"
 _START_SECONDS = 20.0  # until the agent holds its lock
 _GRACE_SECONDS = 6.0  # between SIGTERM and SIGKILL: the agent gives its kernel 2 s
 _POLL = 0.02
+_STOPPED = "stopped"  # the file that says a stop was asked for
 _HIDDEN = ("CIUIC_TOKEN", "CIUIC_URL")
 
 
@@ -69,7 +70,7 @@ class LocalProvider:
             raise OutOfCapacity(f"no machine type {intent.offer.instance!r} here; this computer offers {known}")
         async with self._starting.setdefault(intent.id, asyncio.Lock()):
             folder = self._prepare(intent)
-            if not proof.is_held(folder / "lock") and proof.read_final(folder) is None:
+            if not _lived(folder):
                 await self._launch(folder)
         found = await self.look(intent.id)
         if found is None:
@@ -140,6 +141,8 @@ class LocalProvider:
     async def stop(self, machine: str) -> None:
         """End the agent in order, then whatever of the machine is left by force."""
         folder = self._folder(machine)
+        if folder.exists():
+            (folder / _STOPPED).touch(mode=0o600)  # from here on no start brings it to life
         agent = proof.holder(folder / "lock")
         processes = await asyncio.to_thread(_processes, machine, folder)
         if agent is not None and proof.is_held(folder / "lock"):
@@ -170,6 +173,14 @@ class LocalProvider:
         except (OSError, ValueError) as error:
             raise ProviderError(f"machine {machine} is not known here: {error}") from error
         return Endpoint(Path(facts["socket"]))
+
+
+def _lived(folder: Path) -> bool:
+    """Tell whether a machine lives or ever did: a stop was asked, a last word is there, or an agent took the lock."""
+    lock = folder / "lock"
+    if (folder / _STOPPED).exists() or proof.is_held(lock) or proof.read_final(folder) is not None:
+        return True
+    return lock.exists() and lock.stat().st_size > 0
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

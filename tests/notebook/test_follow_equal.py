@@ -82,6 +82,8 @@ _NUMBERS = [
     (re.compile(r"\x1b\[[0-9;]*m(In\[n\])\x1b\[[0-9;]*m"), r"\1"),
 ]
 
+SETTLE = ["import time; time.sleep(0.3)"] * 4
+
 
 def _plain(value: Any) -> Any:
     if isinstance(value, str):
@@ -125,10 +127,13 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Any]]
     with real_plane() as plane, pytest.MonkeyPatch.context() as patch:
         for name, value in {**plane.env, "PYTHONPATH": str(ROOT)}.items():
             patch.setenv(name, value)
-        remote, remote_widgets = execute(path, [plane.setup, *(f"%%remote\n{code}" for code in KINDS.values())])
-        local, local_widgets = execute(path, ["from IPython.display import display", *KINDS.values()])
+        # a front end answers an Output widget's capture; the last cells are behind these answers and their echoes
+        cells = [*KINDS.values(), *SETTLE]
+        remote, remote_widgets = execute(path, [plane.setup, *(f"%%remote\n{code}" for code in cells)])
+        local, local_widgets = execute(path, ["from IPython.display import display", *cells])
     assert not remote[0], remote[0]
-    found = dict(zip(KINDS, zip(local[1:], remote[1:], strict=True), strict=True))
+    count = len(KINDS) + 1
+    found = dict(zip(KINDS, zip(local[1:count], remote[1:count], strict=True), strict=True))
     found["widget states"] = (_values(local_widgets), _values(remote_widgets))
     return found
 
