@@ -48,6 +48,9 @@ class Settings(BaseSettings):
     restore_seconds: float = Field(5, gt=0, description="assumed time of a restore, until measured")
     keep_limit_seconds: float = Field(86400, gt=0, description="longest `%ciuic_keep`")
 
+    pause_grace_seconds: float = Field(
+        60, ge=0, le=86400, description="a pause that finds no loop boundary for so long asks whether to wait on"
+    )
     save_failure_limit_seconds: float = Field(
         1800, gt=0, description="how long a failing save is retried on a paid machine"
     )

@@ -12,6 +12,8 @@ from ciuic_jupyter.errors import BudgetExceeded
 if TYPE_CHECKING:
     from ciuic_jupyter.control.runner import Runner
 
+_HOLD_SECONDS = 20.0  # a cell under way has so long to come to a loop boundary before it is interrupted...
+_HOLD_PERCENT = 5  # ...of which so much of the budget is the most
 _STOP_SECONDS = 3.0  # from noticing that the cap is near to the machine's end, without the save
 _ALERTS = (50, 80)  # percent
 
@@ -22,11 +24,12 @@ class Cap:
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
         self.reached = False
+        self._cut = False  # the cell was interrupted
         self._told = self._percent()  # what was passed before we came was told by who was here then
 
     def reset(self) -> None:
         """Forget a machine that is gone."""
-        self.reached = False
+        self.reached = self._cut = False
 
     def _money(self, nano: int) -> str:
         return format_money(nano, str(self._runner.book.offer["currency"]))
@@ -35,15 +38,16 @@ class Cap:
         book, now_ms = self._runner.book, self._runner.context.now_ms()
         return book.spent_nano(now_ms) * 100 // book.budget_nano if book.budget_nano else 0
 
-    def in_the_end(self) -> int:
+    def in_the_end(self, hold_seconds: float = 0) -> int:
         """Return the nano-units spent once the session is saved and stopped from now on, whole billing units included.
 
-        Without a machine: the same after a start and a restore.
+        `hold_seconds`: what the cell under way takes to come to a boundary. Without a machine: the same after a start
+        and a restore.
         """
         runner = self._runner
         book, now_ms = runner.book, runner.context.now_ms()
         save, restore = runner.context.timings(book)
-        stopping_ms = round((save + _STOP_SECONDS) * 1000)
+        stopping_ms = round((hold_seconds + save + _STOP_SECONDS) * 1000)
         if book.open_segment is not None:
             return book.spent_nano(now_ms + stopping_ms)
         offer = book.offer
@@ -64,24 +68,35 @@ class Cap:
         )
 
     async def tick(self) -> None:
-        """Tell of the budget's use; at the cap, stop the cell, save and release."""
+        """Tell of the budget's use; near the cap save and release, the cell held or, if it can't be, interrupted."""
         runner = self._runner
         budget = runner.book.budget_nano
-        if budget is None or self.in_the_end() < budget:
+        if budget is None or self.in_the_end(self._hold_seconds(budget)) < budget:
             if self.reached:  # it was given more
-                self.reached = False
+                self.reached = self._cut = False
                 await runner.settle()
             if budget is not None:
                 await self._alert(budget)
             return
-        if self.reached or runner.book.state is not State.RUNNING:
+        if runner.book.state is not State.RUNNING:
             return
-        self.reached = True
         text = f"the budget of {self._money(budget)} is reached: saving and releasing"
-        runner.note(text, "warning")
-        if runner.current is not None:
+        if not self.reached:
+            self.reached = True
+            runner.note(text, "warning")
+            await runner.pause(message=text)
+        if runner.current is not None and not self._cut and self.in_the_end() >= budget:
+            self._cut = True
             runner.spawn(runner.interrupt(runner.current))  # beside us: the line may be down
-        await runner.pause(message=text)
+            await runner.pause(message=text)
+
+    def _hold_seconds(self, budget: int) -> float:
+        runner = self._runner
+        if runner.current is None:
+            return 0.0
+        rate = runner.book.rate
+        share = budget * 3600 * _HOLD_PERCENT / (100 * rate) if rate else _HOLD_SECONDS
+        return min(_HOLD_SECONDS, share)
 
     async def _alert(self, budget: int) -> None:
         percent = self._percent()

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ciuic_jupyter.checkpoint.store import Store
+from ciuic_jupyter.control import rows
 from ciuic_jupyter.control.link import AgentLink
 from ciuic_jupyter.core.session import Event, State
 from ciuic_jupyter.errors import AgentUnavailable, CiuicError, ProviderError, UsageError
@@ -96,10 +97,14 @@ class MachineHand:
             runner.pause_pending, runner.step_text = False, ""
             runner.note(f"not paused, the machine stays and is billed: {error}", "error")
             if await runner.offer(Event.SAVE_FAILED, message=f"not paused: {error}", goal=""):
+                if runner.current is not None:
+                    await runner.hold.go()
                 runner.pump()
             return
-        checkpoint = {"seq": reply["seq"], "report": reply["report"]}
-        await runner.offer(Event.SAVED, checkpoint=checkpoint)
+        report = dict(reply["report"])
+        if report.get("run"):
+            report["run"] = {"where": runner.hold.where, **report["run"]}
+        await runner.offer(Event.SAVED, checkpoint={"seq": reply["seq"], "report": report})
 
     async def _ask_save(self) -> dict[str, Any]:
         while True:
@@ -139,6 +144,8 @@ class MachineHand:
 
     async def _stopped(self, machine: str, found: Machine | None) -> None:
         book = self._runner.book
+        if book.goal != "discarded":
+            await self.catch_up()
         if book.goal == "closed" or (book.goal == "discarded" and book.checkpoint is None):
             event = Event.STOPPED_CLOSED
         elif book.checkpoint is not None:
@@ -186,9 +193,8 @@ class MachineHand:
         runner = self._runner
         book = runner.book
         end = self._end(self._machine, found, found.detail if found is not None else "vanished")
-        newest = await asyncio.to_thread(self._newest)
-        known = book.checkpoint["seq"] if book.checkpoint is not None else 0
-        if newest is not None and newest["seq"] > known:
+        newest = await self._unknown()
+        if newest is not None:
             text = "the machine heard nothing from here: it saved and stopped itself"
             await runner.offer(Event.AGENT_SAVED_AND_LEFT, message=text, checkpoint=newest, **end)
         elif book.checkpoint is not None:
@@ -197,6 +203,19 @@ class MachineHand:
         else:
             text = f"the machine is gone ({end['reason']}) and there was no checkpoint: its variables are lost"
             await runner.offer(Event.MACHINE_LOST, message=text, **end)
+
+    async def catch_up(self) -> None:
+        """Enter a checkpoint that was taken and whose word did not reach us."""
+        runner = self._runner
+        newest = await self._unknown()
+        if newest is not None:
+            await runner.write(rows.checkpoint(runner, newest, runner.context.now_ms()))
+
+    async def _unknown(self) -> dict[str, Any] | None:
+        """Return the newest checkpoint if the ledger does not know it."""
+        newest = await asyncio.to_thread(self._newest)
+        known = self._runner.book.checkpoint
+        return newest if newest is not None and (known is None or newest["seq"] > known["seq"]) else None
 
     def _newest(self) -> dict[str, Any] | None:
         """Return the newest checkpoint that is signed by us, as the ledger records one."""
@@ -212,6 +231,7 @@ class MachineHand:
                         "names": sorted(body.get("names", ())),
                         "placeholders": body.get("placeholders", []),
                         "seconds": {},
+                        "run": body.get("run"),
                     }
                     return {"seq": seq, "report": report}
         return None

@@ -99,6 +99,8 @@ class Plane:
     async def _recover(self, runner: Runner) -> None:
         """Do again what a state was doing: every command may be done twice."""
         book = runner.book
+        if runner.live:
+            await runner.hand.catch_up()
         self._read_mirror(runner)
         if book.state is State.REQUESTED:
             runner.pause_pending = book.pausing
@@ -111,18 +113,17 @@ class Plane:
         elif book.state is State.STOPPING:
             runner.spawn(runner.hand.stop())
         elif book.state in (State.PAUSED, State.FAILED, State.CLOSED):
-            for run in [run for run in book.runs.values() if run.status == "running"]:
+            lost = ("running", "suspended") if book.state is State.CLOSED else ("running",)
+            for run in [run for run in book.runs.values() if run.status in lost]:
                 runner.lost(run.run)
 
     def _read_mirror(self, runner: Runner) -> None:
         """What stands in the mirror happened, even if we were killed before the ledger had it."""
         book = runner.book
-        first = max([book.first_seq, runner.mirror.first_seq, *(1 + (run.last_seq or 0) for run in book.runs.values())])
+        seen = (1 + max(run.last_seq or 0, run.seen_seq) for run in book.runs.values())
+        first = max([book.first_seq, runner.mirror.first_seq, *seen])
         for seq, header in runner.headers(first - 1):
-            if header.get("kind") == "run_started":
-                runner.run_started(str(header.get("run")), header, seq)
-            elif header.get("kind") == "run_ended":
-                runner.run_ended(str(header.get("run")), str(header.get("status")), seq)
+            runner.fold(header, seq)
         runs = list(book.runs.values())
         runner.current = next((run.run for run in reversed(runs) if run.status == "running"), None)
 

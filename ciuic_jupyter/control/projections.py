@@ -43,7 +43,7 @@ class Segment:
 
 @dataclass
 class Run:
-    """One cell's execution; `status` is queued, running, or how it ended."""
+    """One cell's execution; `status` is queued, running, suspended (a checkpoint holds it), or how it ended."""
 
     run: str
     code: str
@@ -54,6 +54,11 @@ class Run:
     last_seq: int | None = None
     started_ms: int | None = None
     ended_ms: int | None = None
+    checkpoint_every: float | None = None  # seconds
+    grace: float | None = None  # seconds a pause waits for it before it asks what to do
+    resumed_ms: int | None = None
+    boundary: dict[str, Any] | None = None  # where it last stood suspended: `checkpoint`, `after` (an event), `where`
+    seen_seq: int = 0  # events up to here were looked at when it was suspended
 
     def view(self) -> dict[str, Any]:
         """Return it as JSON; times in unix seconds."""
@@ -65,6 +70,7 @@ class Run:
             "last_seq": self.last_seq,
             "started": self.started_ms / 1000 if self.started_ms is not None else None,
             "ended": self.ended_ms / 1000 if self.ended_ms is not None else None,
+            "where": self.boundary["where"] if self.boundary is not None and self.status == "suspended" else None,
         }
 
 
@@ -82,6 +88,7 @@ class Book:
     state: State | None = None
     goal: str = ""
     pausing: bool = False  # a pause was asked and waits for a quiet moment
+    pausing_ms: int = 0  # since when
     intent: dict[str, Any] | None = None
     checkpoint: dict[str, Any] | None = None
     storage_since_ms: int | None = None
@@ -111,6 +118,16 @@ class Book:
     def queued(self) -> list[Run]:
         """Runs that wait for their turn, oldest first."""
         return [run for run in self.runs.values() if run.status == "queued"]
+
+    @property
+    def suspended(self) -> Run | None:
+        """The run that goes on when the session is resumed, if any."""
+        return next((run for run in self.runs.values() if run.status == "suspended"), None)
+
+    def holds(self, run: str | None) -> bool:
+        """Tell whether the newest checkpoint was taken in the middle of `run`."""
+        held = self.checkpoint["report"].get("run") if self.checkpoint is not None else None
+        return held is not None and held["run"] == run
 
     def compute_nano(self, now_ms: int) -> int:
         """Return what its machines cost so far."""
@@ -193,7 +210,10 @@ class Books:
         book.state = State(entry.body["to"])
         book.goal = entry.body.get("goal", book.goal)
         if entry.body["event"] not in _STARTS:
-            book.pausing = entry.body["event"] == "pause"
+            pausing = entry.body["event"] == "pause"
+            if pausing and not book.pausing:
+                book.pausing_ms = entry.body["at_ms"]
+            book.pausing = pausing
         if book.state is State.CLOSED:
             book.closed_ms = entry.body["at_ms"]
 
@@ -218,7 +238,8 @@ class Books:
                 segment.estimated = entry.body["estimated"]
 
     def _checkpoint(self, book: Book, entry: Entry) -> None:
-        book.checkpoint = entry.body
+        if book.checkpoint is None or entry.body["seq"] >= book.checkpoint["seq"]:
+            book.checkpoint = entry.body
         if book.storage_since_ms is None:
             book.storage_since_ms, book.storage_rate = entry.body["at_ms"], entry.body["storage_rate"]
         seconds = entry.body["report"].get("seconds", {}).get("total")
@@ -230,7 +251,9 @@ class Books:
 
     def _run(self, book: Book, entry: Entry) -> None:
         body = entry.body
-        book.runs.setdefault(body["run"], Run(body["run"], body["code"], body["cell_id"], body["at_ms"]))
+        run = Run(body["run"], body["code"], body["cell_id"], body["at_ms"])
+        run.checkpoint_every, run.grace = body.get("checkpoint_every"), body.get("grace")
+        book.runs.setdefault(body["run"], run)
 
     def _run_start(self, book: Book, entry: Entry) -> None:
         run = book.runs.get(entry.body["run"])
@@ -241,6 +264,18 @@ class Books:
         run = book.runs.get(entry.body["run"])
         if run is not None:
             run.status, run.ended_ms, run.last_seq = entry.body["status"], entry.body["at_ms"], entry.body["last_seq"]
+
+    def _run_suspend(self, book: Book, entry: Entry) -> None:
+        run, body = book.runs[entry.body["run"]], entry.body
+        run.status, run.seen_seq = "suspended", body["seen"]
+        run.ended_ms = run.last_seq = None
+        if run.boundary is None or run.boundary["checkpoint"] != body["checkpoint"]:
+            run.boundary = {name: body[name] for name in ("checkpoint", "after", "where")}
+
+    def _run_resume(self, book: Book, entry: Entry) -> None:
+        run = book.runs.get(entry.body["run"])
+        if run is not None and run.status == "suspended":
+            run.status, run.resumed_ms = "running", entry.body["at_ms"]
 
     def _receipt(self, book: Book, entry: Entry) -> None:
         book.receipts.append(entry.body)

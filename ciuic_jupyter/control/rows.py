@@ -33,9 +33,12 @@ def of_step(runner: Runner, event: Event, step: Step, goal: str | None, facts: F
         elif command is Command.OPEN_SEGMENT:
             written.append(segment_open(runner, facts["machine"], facts["created_at"]))
         elif command is Command.RECORD_CHECKPOINT and facts.get("checkpoint") is not None:
-            written.append(_checkpoint(runner, facts["checkpoint"], at_ms))
+            written.append(checkpoint(runner, facts["checkpoint"], at_ms))
         elif command is Command.CLOSE_SEGMENT:
             written += _segment_end(runner, facts)
+            held = facts.get("checkpoint") or book.checkpoint
+            if step.state is State.PAUSED and held is not None:
+                written += suspend(runner, held, at_ms)
         elif command is Command.RECEIPT:
             written.append(_receipt(runner, step, facts, at_ms))
     return written
@@ -74,10 +77,32 @@ def _segment_end(runner: Runner, facts: Facts) -> list[Row]:
     return [*found, Row("segment_close", body, session=book.name, machine=machine, idem=f"close:{machine}")]
 
 
-def _checkpoint(runner: Runner, checkpoint: Facts, at_ms: int) -> Row:
-    body = {**checkpoint, "at_ms": at_ms, "storage_rate": runner.context.storage_rate}
+def checkpoint(runner: Runner, saved: Facts, at_ms: int) -> Row:
+    """The row of a checkpoint; the code of a cell that it holds stands in the cell's own row."""
+    report = dict(saved["report"])
+    if report.get("run"):
+        report["run"] = {key: value for key, value in report["run"].items() if key != "code"}
+    body = {"seq": saved["seq"], "report": report, "at_ms": at_ms, "storage_rate": runner.context.storage_rate}
     name = runner.book.name
-    return Row("checkpoint", body, session=name, idem=f"checkpoint:{runner.book.life}:{checkpoint['seq']}")
+    return Row("checkpoint", body, session=name, idem=f"checkpoint:{runner.book.life}:{saved['seq']}")
+
+
+def suspend(runner: Runner, saved: Facts, at_ms: int, *, ended: bool = False) -> list[Row]:
+    """The rows that suspend the run a checkpoint holds; none for a run that has ended, unless `ended` will do."""
+    book, held = runner.book, saved["report"].get("run")
+    if not held:
+        return []
+    run, found = str(held["run"]), []
+    known = book.runs.get(run)
+    if known is None:  # the plane was killed before it had a row, and the machine saved and left by itself
+        body = {"run": run, "code": held.get("code", ""), "cell_id": held.get("cell_id"), "at_ms": at_ms}
+        found.append(Row("run", body, session=book.name, idem=f"run:{book.life}:{run}"))
+    elif known.status not in ("queued", "running") and not (ended and known.status == "ok"):
+        return []
+    seen = runner.mirror.last_seq
+    body = {"run": run, "checkpoint": saved["seq"], "after": min(int(held["seq"]), seen), "seen": seen}
+    body |= {"where": str(held.get("where") or ""), "at_ms": at_ms}
+    return [*found, Row("run_suspend", body, session=book.name)]
 
 
 def _receipt(runner: Runner, step: Step, facts: Facts, at_ms: int) -> Row:
@@ -118,4 +143,5 @@ def checkpoint_view(checkpoint: Facts | None) -> dict[str, Any] | None:
         "seconds": report.get("seconds", {}),
         "names": report.get("names", []),
         "placeholders": report.get("placeholders", []),
+        "run": report["run"]["run"] if report.get("run") else None,
     }

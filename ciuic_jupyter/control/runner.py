@@ -10,7 +10,9 @@ from typing import Any
 from ciuic_jupyter.control import rows
 from ciuic_jupyter.control.cap import Cap
 from ciuic_jupyter.control.context import Context
+from ciuic_jupyter.control.continuing import Continuation
 from ciuic_jupyter.control.feed import Feed
+from ciuic_jupyter.control.holding import Hold
 from ciuic_jupyter.control.ledger import Row
 from ciuic_jupyter.control.link import AgentLink
 from ciuic_jupyter.control.machine import MachineHand
@@ -26,6 +28,10 @@ from ciuic_jupyter.kernels.protocol import decode
 
 _log = logging.getLogger(__name__)
 
+_PAUSING = {
+    "paused": "pausing at the next loop boundary of the cell that runs, or at its end",
+    "closed": "closing when the cell that runs has ended",
+}
 _TOGETHER = 0.02  # seconds in which rows that can wait are gathered
 
 Header = dict[str, Any]
@@ -48,11 +54,14 @@ class Runner:
         self.usage: Header | None = None
         self.cap = Cap(self)
         self.retry = SaveRetry(self)
+        self.hold = Hold(self)
+        self.continuing = Continuation(self)
         self._teller = Teller(self)
         self._looking: dict[str, asyncio.Task[None]] = {}
         self._lock = asyncio.Lock()
         self._waiters: set[asyncio.Event] = set()
         self._later: list[Row] = []
+        self._flushing = asyncio.Lock()
         self._writing: asyncio.Task[Any] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -62,6 +71,8 @@ class Runner:
         """Take one event: its rows become durable, then its commands are done. IllegalTransition if it does not fit."""
         async with self._lock:
             taken = step(self.book.state, event)
+            if Command.CLOSE_SEGMENT in taken.commands:
+                await self.flush()  # what its runs did stands before what became of them
             written = rows.of_step(self, event, taken, goal, facts)
             if written:
                 for entry in await self.context.ledger.append_all(written):
@@ -71,6 +82,8 @@ class Runner:
             _log.info("%s: %s -> %s %s", self.book.name, event.value, taken.state.value, message)
             for command in taken.commands:
                 self._do(command)
+            if taken.state is State.CLOSED and self.book.suspended is not None:
+                self.lost(self.book.suspended.run)
         self.changed()
 
     def _do(self, command: Command) -> None:
@@ -97,6 +110,7 @@ class Runner:
         self.pause_pending = False
         self.usage = None
         self.cap.reset()
+        self.hold.reset()
         self.watch.reset()
         self.retry.call_off()
         if self.current is not None:
@@ -178,15 +192,27 @@ class Runner:
             self.message = ""
             await self.feed(event, goal="")
 
-    async def submit(self, run: str, code: str, cell_id: str | None) -> None:
-        """Queue a cell, once; return when the ledger has it, or the agent, who tells of it after a restart of ours."""
+    async def submit(
+        self,
+        run: str,
+        code: str,
+        cell_id: str | None,
+        *,
+        checkpoint_every: float | None = None,
+        grace: float | None = None,
+    ) -> None:
+        """Queue a cell, once; return when the ledger has it, or the agent, who tells of it after a restart of ours.
+
+        `checkpoint_every`: seconds between checkpoints of it; `grace`: seconds a pause waits for it to hold, unasked.
+        """
         if run in self.book.runs:
             return
         self.cap.check()
         self.retry.call_off()
         at_ms = self.context.now_ms()
-        self.book.runs[run] = Run(run, code, cell_id, at_ms)
-        body = {"run": run, "code": code, "cell_id": cell_id, "at_ms": at_ms}
+        self.book.runs[run] = Run(run, code, cell_id, at_ms, checkpoint_every=checkpoint_every, grace=grace)
+        options = {"checkpoint_every": checkpoint_every, "grace": grace}
+        body = {"run": run, "code": code, "cell_id": cell_id, "at_ms": at_ms, **options}
         sending = self.pump()
         writing = self.write_soon(Row("run", body, session=self.book.name, idem=f"run:{self.book.life}:{run}"))
         if sending is not None and self.current == run:
@@ -210,21 +236,33 @@ class Runner:
 
     async def _write_later(self) -> None:
         await asyncio.sleep(_TOGETHER)
-        while self._later:
-            written, self._later = self._later, []
-            await self.write(*written)
+        await self.flush()
 
-    async def pause(self, goal: str = "paused", message: str = "") -> None:
-        """Have the session saved and released at the next quiet moment; nothing to do if that is under way or done."""
+    async def flush(self) -> None:
+        """Write now what waits for the next moment."""
+        async with self._flushing:
+            while self._later:
+                written, self._later = self._later, []
+                await self.write(*written)
+
+    async def pause(self, goal: str = "paused", message: str = "", *, now: bool = False) -> None:
+        """Have the session saved and released at the cell's next loop boundary, or its end; once is enough.
+
+        `now`: wait for neither. The session goes back to a checkpoint of the cell, or the cell is interrupted.
+        """
         state = self.book.state
         if state in (None, State.FAILED, State.CLOSED):
             raise UsageError(f"session {self.book.name} is {state or 'not started'}: there is nothing to pause")
         self.retry.error = None
         if state is State.RUNNING:
             if self.current is not None and not self.pause_pending:
-                self.note(message or "pausing when the cell that runs has ended")
+                self.note(message or _PAUSING.get(goal, _PAUSING["paused"]))
             if not self.pause_pending or goal == "closed" != self.book.goal:
                 await self.feed(Event.PAUSE, goal=goal, message=message)
+                if goal == "closed" and self.current is not None:
+                    self.spawn(self.hold.go())  # a pause may have asked for a hold before
+            if now:
+                await self.hold.now()
         else:
             await self._wish(goal)
         await self.settle()
@@ -308,9 +346,11 @@ class Runner:
         """Send the next cell if the kernel can take one; the task ends when the agent has answered."""
         if self.book.state is not State.RUNNING or self.current is not None or self.pause_pending or self.cap.reached:
             return None
-        queue = self.book.queued
-        if not queue or self.hand.link is None:
+        queue, suspended = self.book.queued, self.book.suspended
+        if self.hand.link is None or not (queue or suspended):
             return None
+        if suspended is not None:
+            return self.continuing.go_on(suspended)
         queue[0].status = "running"
         self.current = queue[0].run
         return self.spawn(self._send(queue[0]))
@@ -326,9 +366,15 @@ class Runner:
                 self.changed()
 
     async def settle(self) -> None:
-        """Save now if a pause waits and nothing runs; else send the next cell."""
-        if self.pause_pending and self.book.state is State.RUNNING and self.current is None:
-            await self.offer(Event.QUIET)
+        """Save if a pause waits and nothing runs, have the cell that runs held; else send the next cell."""
+        if self.pause_pending and self.book.state is State.RUNNING:
+            if self.current is not None:
+                self.hold.ask()
+            elif self.book.suspended is not None:  # it did not go on yet: its checkpoint is as good as a new one
+                text = "released again before the cell went on; it is where it was"
+                await self.offer(Event.DISCARD, goal=self.book.goal, message=text)
+            else:
+                await self.offer(Event.QUIET)
         self.pump()
 
     def run_ended(self, run: str, status: str, seq: int | None) -> None:
@@ -336,26 +382,42 @@ class Runner:
         if self.current == run:
             self.current = None
         known = self.book.runs.get(run)
-        if known is None or known.status not in ("running", "queued"):
+        if known is None or known.status not in ("running", "queued", "suspended"):
             return
         known.status = status
-        body = {"run": run, "status": status, "last_seq": seq, "at_ms": self.context.now_ms()}
-        self.write_soon(Row("run_end", body, session=self.book.name, idem=f"run_end:{self.book.life}:{run}"))
+        self.write_soon(self.end_row(run, status, seq))
         if status != "ok":
             self._abort(self.book.queued)
 
+    def end_row(self, run: str, status: str, seq: int | None) -> Row:
+        """The row of a run's end, at event `seq` if the agent told of it."""
+        body = {"run": run, "status": status, "last_seq": seq, "at_ms": self.context.now_ms()}
+        idem = f"run_end:{self.book.life}:{run}:{seq}" if seq is not None else None
+        return Row("run_end", body, session=self.book.name, idem=idem)
+
     def lost(self, run: str) -> None:
-        """A run's machine went under it: nobody else will say that it ended."""
-        evalue = self.message or "the machine is gone"
-        self.run_ended(run, "died", None)
-        self.tell({"kind": "run_ended", "run": run, "status": "died", "ename": "KernelDied", "evalue": evalue})
+        """A run's machine went under it: the newest checkpoint holds it, or nobody else will say that it ended."""
+        self.current = None if self.current == run else self.current
+        if self.book.state is State.CLOSED and self.book.holds(run):
+            self.run_ended(run, "aborted", None)
+            self.tell_end(run, "aborted")
+        elif self.book.state is State.PAUSED and self.book.holds(run):
+            assert self.book.checkpoint is not None
+            self.write_soon(*rows.suspend(self, self.book.checkpoint, self.context.now_ms()))
+        else:
+            evalue = self.message or "the machine is gone"
+            self.run_ended(run, "died", None)
+            self.tell({"kind": "run_ended", "run": run, "status": "died", "ename": "KernelDied", "evalue": evalue})
 
     def _abort(self, runs: Sequence[Run]) -> None:
         for run in runs:
             run.status = "aborted"
-            body = {"run": run.run, "status": "aborted", "last_seq": None, "at_ms": self.context.now_ms()}
-            self.write_soon(Row("run_end", body, session=self.book.name))
-            self.tell({"kind": "run_ended", "run": run.run, "status": "aborted", "count": None, "seconds": 0.0})
+            self.write_soon(self.end_row(run.run, "aborted", None))
+            self.tell_end(run.run, "aborted")
+
+    def tell_end(self, run: str, status: str) -> None:
+        """Tell viewers of the end of a run that no agent tells of."""
+        self.tell({"kind": "run_ended", "run": run, "status": status, "count": None, "seconds": 0.0})
 
     def headers(self, after: int) -> Iterator[tuple[int, Header]]:
         """Yield number and header of the session's events after `after`, from the mirror."""
@@ -379,11 +441,13 @@ class Runner:
     def hello(self, header: Header) -> None:
         """The agent is there: it may be ready, failed, dead, or in the middle of a run."""
         run = header.get("run")
+        self.continuing.hello(int(header["last_seq"]))
         if run is not None:
             self.current = str(run)
             if run in self.book.runs:
                 self.book.runs[run].status = "running"
         self._kernel(str(header.get("kernel")), header.get("restored"), str(header.get("error") or ""))
+        self.hold.hello(bool(header.get("held")))
         self.spawn(self.settle())  # a cell or a pause may wait since before we were restarted
 
     def _kernel(self, kernel: str, restored: Header | None, error: str) -> None:
@@ -402,26 +466,45 @@ class Runner:
         if restored is not None:
             seconds = float(restored.get("seconds", {}).get("total", 0.0))
             words = f"restored in {seconds:.1f} s"
-            await self.write(Row("restored", {"seconds": seconds}, session=self.book.name))
+            row = Row("restored", {"seconds": seconds}, session=self.book.name)
+            await self.write(row, *self.continuing.of_restored(restored))
         self.step_text = ""
         if await self.offer(Event.KERNEL_READY, message=words):
             await self.settle()
 
     def event(self, header: Header, seq: int, frame: bytes) -> None:
         """A numbered event of the agent's; it stands in the mirror already."""
-        kind, run = header.get("kind"), str(header.get("run"))
-        if kind == "run_started":
-            self.run_started(run, header, seq)
+        kind = header.get("kind")
+        self.fold(header, seq)
+        if kind in ("run_started", "run_resumed"):
             self.changed(soon=True)
         elif kind == "run_ended":
-            self.run_ended(run, str(header.get("status")), seq)
             self.spawn(self.settle())
             self.changed()
+        if self.continuing.caught_up(seq):
+            self.spawn(self.settle())
         self.feed_viewers.event(seq, frame)  # behind the state it made: who saw a run end has seen the state after it
         if kind == "kernel":
             how = header.get("signal") or header.get("exit_code")
             error = str(header.get("error") or f"the kernel's process ended ({how})")
             self._kernel(str(header.get("state")), header.get("report"), error)
+
+    def fold(self, header: Header, seq: int) -> None:
+        """Take what an event says of a run, live or from the mirror."""
+        kind, run, status = header.get("kind"), str(header.get("run")), str(header.get("status"))
+        if kind == "run_started":
+            self.run_started(run, header, seq)
+        elif kind == "run_resumed":
+            self._run_resumed(run)
+        elif kind == "run_ended" and not (status == "died" and self.book.holds(run)):  # then it is suspended
+            self.run_ended(run, status, seq)
+
+    def _run_resumed(self, run: str) -> None:
+        known = self.book.runs.get(run)
+        if known is not None and known.status in ("suspended", "running"):
+            known.status, self.current, known.resumed_ms = "running", run, self.context.now_ms()
+            body = {"run": run, "at_ms": known.resumed_ms}
+            self.write_soon(Row("run_resume", body, session=self.book.name))
 
     def run_started(self, run: str, header: Header, seq: int) -> None:
         """Note that a run began, at event `seq`."""
@@ -469,6 +552,7 @@ class Runner:
         if self.live:
             await self.cap.tick()
             await self.retry.tick()
+            self.hold.tick()
             self.pump()  # a cell the agent refused for a moment goes again
         if self.book.state is State.RUNNING and not self.pause_pending:
             now = self.context.clock.boot()

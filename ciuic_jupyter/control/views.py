@@ -35,7 +35,7 @@ def session_view(runner: Runner) -> dict[str, Any]:
         "name": book.name,
         "id": book.life,
         "state": str(book.state.value) if book.state is not None else "requested",
-        "text": _WORDS[book.state],
+        "text": _text(book),
         "instance": book.offer["instance"],
         "provider": book.offer["provider"],
         "machine": book.intent["id"] if runner.live and book.intent is not None else None,
@@ -45,6 +45,8 @@ def session_view(runner: Runner) -> dict[str, Any]:
         "run_started_at": started / 1000 if started is not None else None,
         "queued": len(book.queued),
         "pause_pending": runner.pause_pending,
+        "pause": runner.hold.view(),
+        "suspended": _suspended(book),
         "usage": runner.usage,
         "idle": runner.watch.view(runner) if book.state is State.RUNNING else None,
         "kept_until": book.kept_until,
@@ -54,6 +56,22 @@ def session_view(runner: Runner) -> dict[str, Any]:
         "line": runner.hand.link is not None and runner.hand.link.up,
         "last_seq": runner.mirror.last_seq,
     }
+
+
+def _text(book: Book) -> str:
+    suspended = book.suspended
+    if book.state is not State.PAUSED or suspended is None:
+        return _WORDS[book.state]
+    where = suspended.boundary["where"] if suspended.boundary is not None else ""
+    return f"paused {f'at {where}' if where else 'in the middle of a cell'}: compute $0"
+
+
+def _suspended(book: Book) -> dict[str, Any] | None:
+    """Return the cell that goes on with the session, and where the checkpoint it goes on from stands."""
+    run = book.suspended
+    if run is None or run.boundary is None:
+        return None
+    return {"run": run.run, "cell_id": run.cell_id, **run.boundary}
 
 
 def cost_view(book: Book, context: Context) -> dict[str, Any]:

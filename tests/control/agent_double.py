@@ -18,7 +18,11 @@ from ciuic_jupyter.providers.base import Intent
 
 
 class AgentDouble:
-    """Serves the machine that started last. Cells: 'ok' ends well, 'fail' raises, 'hang' waits for an interrupt."""
+    """Serves the machine that started last.
+
+    Cells: 'ok' ends well, 'fail' raises, 'hang' has no loop and waits for an interrupt, 'loop' is at a boundary when
+    it is asked to hold.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.socket = directory / "agent.sock"
@@ -36,6 +40,15 @@ class AgentDouble:
         self.runs: list[str] = []
         self.saves = 0
         self.restored_from: list[int | None] = []
+        self.ops: list[str] = []
+        self.resumed: list[tuple[str, list[str]]] = []
+        self.knows_hold = True
+        self.held = False
+        self.resume_error: str | None = None
+        self.lose_reply: str | None = None  # an operation whose reply is never sent
+        self._code: dict[str, str] = {}
+        self._wanted: asyncio.Event | None = None  # a hold waits for the run's end
+        self._restored: dict[str, Any] | None = None
 
     async def serve(self) -> None:
         self._server = await unix_serve(self._connection, str(self.socket), compression=None, ping_interval=None)
@@ -50,8 +63,13 @@ class AgentDouble:
         self.config = dict(intent.agent_config)
         events = self._directory / f"events-{intent.id}"
         self.log = EventLog(events, self.config["first_seq"])
-        self.current, self.kernel, self.alive = None, "ready", True
+        self.current, self.kernel, self.alive, self.held = None, "ready", True, False
         self.restored_from.append(self.config["checkpoint"])
+        self._restored = None
+        if self.config["checkpoint"] is not None:
+            key = bytes.fromhex(self.config["key_hex"])
+            body = Store(Path(self.config["store"])).read_manifest(self.config["checkpoint"], key).body
+            self._restored = {"seconds": {"total": 2.0}, "run": body.get("run")}
 
     def end(self, machine: str) -> None:
         """The machine ends: the line breaks and nobody answers any more."""
@@ -75,12 +93,14 @@ class AgentDouble:
 
     async def finish(self, status: str = "ok") -> None:
         """End the run under way."""
-        run, self.current = self.current, None
+        run, self.current, self.held = self.current, None, False
         await self.emit(kind="run_ended", run=run, status=status, count=1, seconds=0.1)
 
     async def die(self) -> None:
         """The kernel's process dies."""
         self.kernel = "dead"
+        if self.current is not None:
+            await self.finish("died")
         await self.emit(kind="kernel", run=None, state="dead", exit_code=None, signal=9)
 
     async def sample(self, now: float, *, quiet_since: float | None) -> None:
@@ -103,8 +123,7 @@ class AgentDouble:
                 return
             self._plane = socket
             said = {"kernel": self.kernel, "error": self.error, "run": self.current, "last_seq": self.log.last_seq}
-            restored = {"seconds": {"total": 2.0}} if self.config["checkpoint"] is not None else None
-            await socket.send(encode({"type": "hello", **said, "restored": restored}))
+            await socket.send(encode({"type": "hello", **said, "restored": self._restored, "held": self.held}))
             for _, frame in list(self.log.read(after)):
                 await socket.send(frame)
             async for data in socket:
@@ -119,7 +138,13 @@ class AgentDouble:
                 self._plane = None
 
     async def _reply(self, socket: ServerConnection, header: dict[str, Any]) -> None:
-        reply = await getattr(self, f"_{header['op']}")(header)
+        self.ops.append(header["op"])
+        if header["op"] in ("hold", "go", "checkpoint", "boundary", "resume") and not self.knows_hold:
+            reply = {"error": {"type": "UsageError", "message": f"no operation {header['op']!r}"}}
+        else:
+            reply = await getattr(self, f"_{header['op']}")(header)
+        if header["op"] == self.lose_reply:
+            return
         await socket.send(encode({"type": "reply", "id": header["id"], "ok": "error" not in reply, **reply}))
 
     async def _run(self, header: dict[str, Any]) -> dict[str, Any]:
@@ -127,8 +152,9 @@ class AgentDouble:
             return {}
         self.runs.append(header["run"])
         self.current = header["run"]
+        self._code[header["run"]] = header["code"]
         await self.emit(kind="run_started", run=header["run"], code=header["code"], cell_id=None, count=1)
-        if header["code"] != "hang":
+        if header["code"] not in ("hang", "loop"):
             await self.finish("ok" if header["code"] == "ok" else "error")
         return {}
 
@@ -150,14 +176,73 @@ class AgentDouble:
             await self.hold_save.wait()
         if self.save_error is not None:
             return {"error": {"type": "SaveFailed", "message": self.save_error}}
-        return {
-            "seq": self.write_checkpoint(),
-            "report": {"bytes_total": 10, "names": ["x"], "seconds": {"total": 1.0}},
-        }
+        if not self.held:
+            await self._no_run()
+        return self._saved()
+
+    async def _no_run(self) -> None:
+        while self.current is not None:  # noqa: ASYNC110 - what no one announces has no event
+            await asyncio.sleep(0.005)
+
+    async def _hold(self, header: dict[str, Any]) -> dict[str, Any]:
+        self._wanted = asyncio.Event()
+        while self.current is not None and self._code[self.current] != "loop" and not self._wanted.is_set():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        self.held = self.current is not None and not self._wanted.is_set()
+        return {"held": self.held, "run": self.current, "where": "line 7 of the cell"}
+
+    async def _go(self, header: dict[str, Any]) -> dict[str, Any]:
+        if self._wanted is not None:
+            self._wanted.set()
+        went, self.held = self.held, False
+        return {"went": went}
+
+    async def _checkpoint(self, header: dict[str, Any]) -> dict[str, Any]:
+        if self.current is None:
+            return {"error": {"type": "UsageError", "message": "no cell runs; nothing was saved"}}
+        if self.save_error is not None:
+            return {"error": {"type": "SaveFailed", "message": self.save_error}}
+        if (await self._hold(header))["held"]:
+            done = self._saved()
+            self.held = False
+            return done
+        return {"error": {"type": "UsageError", "message": "the cell ended first; nothing was saved"}}
+
+    async def _boundary(self, header: dict[str, Any]) -> dict[str, Any]:
+        return {"run": self.current, "held": self.held, "skipped": ["line 3: in except"], "has_loops": False}
+
+    async def _resume(self, header: dict[str, Any]) -> dict[str, Any]:
+        if self.resume_error is not None:
+            return {"error": {"type": "UsageError", "message": self.resume_error}}
+        assert self._restored is not None
+        assert self._restored["run"]["run"] == header["run"]
+        assert self.current is None
+        self.resumed.append((header["run"], [shown["content"]["text"] for shown in header["shown"]]))
+        self.current = header["run"]
+        self._code[header["run"]] = self._restored["run"]["code"]
+        await self.emit(kind="run_resumed", **{**self._restored["run"], "seq": 0}, where="line 7 of the cell")
+        return {"run": header["run"]}
+
+    async def say(self, text: str) -> None:
+        """The cell under way prints."""
+        content = {"name": "stdout", "text": text}
+        await self.emit(kind="output", run=self.current, msg_type="stream", content=content, metadata={})
+
+    def _saved(self) -> dict[str, Any]:
+        seq = self.write_checkpoint()
+        report = {"bytes_total": 10, "names": ["x"], "seconds": {"total": 1.0}, "run": self._position()}
+        return {"seq": seq, "report": report}
+
+    def _position(self) -> dict[str, Any] | None:
+        if not self.held or self.current is None or self.log is None:
+            return None
+        run = self.current
+        return {"run": run, "code": self._code[run], "cell_id": None, "count": 1, "seq": self.log.last_seq}
 
     def write_checkpoint(self) -> int:
-        """Save something real."""
+        """Save something real; of a held cell if one is held."""
         store = Store(Path(self.config["store"]))
         with store.save() as save:
             body = {"names": {"x": "int"}, "placeholders": [], "blob": save.add(b"content"), "bytes_total": 7}
+            body["run"] = self._position()
         return int(store.write_manifest(body, bytes.fromhex(self.config["key_hex"])).seq)
