@@ -6,7 +6,7 @@ import gc
 import mmap
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -107,6 +107,29 @@ def capture(
     (`cfg['db']`) to the reason why they are given up, as `verify` reports them. What can't be saved is in the body's
     `placeholders`; SaveFailed only if the disk refuses. Nothing of the user's may run meanwhile.
     """
+    with walked(namespace, hidden=hidden, state=state, force_placeholders=force_placeholders) as walk:
+        with store.save() as save:
+            written = write(walk.graph.stream, walk.graph.buffers, save)
+        return {**walk.head, **written}
+
+
+@dataclass(frozen=True)
+class Walked:
+    """One walk done: the structure is pickled, the buffers are still the memory of the variables."""
+
+    graph: Graph
+    head: dict[str, Any]  # the manifest's body without what `write` adds
+
+
+@contextmanager
+def walked(
+    namespace: dict[str, Any],
+    *,
+    hidden: Collection[str] = HIDDEN,
+    state: Mapping[str, Any] | None = None,
+    force_placeholders: Mapping[str, str] | None = None,
+) -> Iterator[Walked]:
+    """Walk as `capture` does; its buffers stay what they are inside the block, if nothing of the user's runs there."""
     skipped = NEVER | set(hidden)
     values = {name: value for name, value in namespace.items() if isinstance(name, str) and name not in skipped}
     inputs = [text for text in (state or {}).get("inputs") or () if isinstance(text, str)]
@@ -118,26 +141,24 @@ def capture(
     gc.disable()
     try:
         walk = _walk(job)
-        with store.save() as save:
-            blobs, buffers = _write(walk.graph, save)
+        yield Walked(walk.graph, _head(walk, job, plain, report))
     finally:
         if collecting:
             gc.enable()
+
+
+def _head(walk: _Walk, job: _Job, plain: dict[str, Any], report: Sequence[dict[str, str]]) -> dict[str, Any]:
     graph = walk.graph
     return {
         "format": FORMAT,
         **process.place(),
         "packages": process.packages(graph.packages),
-        "names": list(values),
-        "types": {name: type_name(value) for name, value in values.items()},
+        "names": list(job.values),
+        "types": {name: type_name(value) for name, value in job.values.items()},
         "placeholders": [*_unique(graph.report), *report],
         "process": plain,
         "segments": walk.segments,
-        "blobs": blobs,
-        "buffers": buffers,
         "loose": graph.loose,
-        "bytes_total": save.bytes_total,
-        "bytes_written": save.bytes_written,
     }
 
 
@@ -213,17 +234,19 @@ def _in_deep_thread(work: Callable[[], _Walk]) -> _Walk:
     return results[0]
 
 
-def _write(graph: Graph, save: Save) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def write(stream: Iterable[bytes], views: Iterable[memoryview], save: Save) -> dict[str, Any]:
+    """Store the bytes of one walk; return the rest of the manifest's body. It needs nothing of the objects."""
     small = bytearray()
     buffers: list[dict[str, Any]] = []
-    for view in graph.buffers:
+    for view in views:
         if view.nbytes >= _APART:
             buffers.append(save.add(view))
         else:
             small += bytes(-len(small) % _ALIGN)
             buffers.append({"size": view.nbytes, "small": len(small)})
             small += view
-    return {"pickle": save.add(b"".join(graph.stream)), "small": save.add(small)}, buffers
+    blobs = {"pickle": save.add(b"".join(stream)), "small": save.add(small)}
+    return {"blobs": blobs, "buffers": buffers, "bytes_total": save.bytes_total, "bytes_written": save.bytes_written}
 
 
 # restoring
