@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array as array_module
 import bisect
 import ctypes
 import sys
@@ -74,7 +75,11 @@ def handler_for(kind: type) -> Callable[[Graph, Any], Any] | None:
     if issubclass(kind, numpy.memmap):
         return _mapped
     if issubclass(kind, numpy.ndarray):
-        plain = kind.__reduce__ is numpy.ndarray.__reduce__ and kind.__reduce_ex__ is numpy.ndarray.__reduce_ex__
+        masked, record = numpy.ma.MaskedArray, numpy.recarray
+        if kind is masked:
+            return _subclass
+        reducers = (numpy.ndarray.__reduce__, record.__reduce__)
+        plain = kind.__reduce__ in reducers and kind.__reduce_ex__ is numpy.ndarray.__reduce_ex__
         return _subclass if plain else None
     return None
 
@@ -205,9 +210,11 @@ def _object_window(root: Any, dtype: Any, shape: tuple[int, ...], strides: tuple
 
 def _subclass(graph: Graph, array: Any) -> Any:
     graph.uses(type(array).__module__)
-    if array.dtype.hasobject:
+    if array.dtype.hasobject and not _is_array(array.base):
         return graph.default(array)
     state = dict(getattr(array, "__dict__", {}))
+    if "_mmap" in state:  # private changes to a file: the array has them
+        state["_mmap"] = None
     return _make_subclass, (graph.keep(Plain(array)), type(array)), state, None, None, _fill_subclass
 
 
@@ -266,7 +273,7 @@ def _foreign(graph: Graph, array: Any) -> Any:
     base = array.base
     if isinstance(base, memoryview):
         base = base.obj
-    if type(base) in (bytes, bytearray):
+    if type(base) in (bytes, bytearray, array_module.array):
         start = _data(sys.modules["numpy"].frombuffer(base, "u1")) if len(base) else 0
         low, _ = bounds(array)
         made = (base, array.dtype, array.shape, array.strides, _data(array) - start if array.size else 0)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import abc
 import enum
+import importlib
+import operator
+import sys
 import types
+import typing
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -19,6 +23,10 @@ _ENUM_KEEPS = ("_name_", "__objclass__", "_sort_order_")
 
 def reduce_class(graph: Graph, kind: type) -> Any:
     """Return the reduction of the class `kind`: by name where its module has it, else by value."""
+    load_home(kind)
+    foreign = _foreign_type(kind)
+    if foreign is not None:
+        return foreign
     reduced = cloudpickle._class_reduce(kind)  # noqa: SLF001 - its rules are the ones to keep
     if reduced is NotImplemented:
         graph.uses(kind.__module__)
@@ -29,16 +37,62 @@ def reduce_class(graph: Graph, kind: type) -> Any:
     for function in names.values():
         if isinstance(function, types.FunctionType):
             graph.sources.add(function.__code__.co_filename)
+    names = {key: value for key, value in names.items() if not _is_field(value)}  # made by _fields_
     if issubclass(kind, enum.Enum):
         return _make_enum, _enum_arguments(kind), _enum_state(kind, names), None, None, _fill_enum
     meta, name, bases, keywords, *_ = made
+    if (
+        "__slots__" in vars(kind) and typing.NamedTuple not in bases
+    ):  # they shape the instances, so that they can't be set later
+        keywords = {**keywords, "__slots__": _slots(kind)}
+        names = {key: value for key, value in names.items() if not _is_slot(kind, value)}
     plain = _is_ours(meta)
     quiet = any(_is_ours(base) for base in kind.__mro__[1:] if "__init_subclass__" in vars(base))
     return _make_class, (meta, name, bases, keywords, plain, quiet), (names, slots), None, None, _fill_class
 
 
+def load_home(obj: Any) -> None:
+    """Load the submodule that a library's class or function calls its home, if nobody has yet: it is found there."""
+    module = getattr(obj, "__module__", None)
+    if isinstance(module, str) and module not in sys.modules and module.partition(".")[0] in sys.modules:
+        with suppress(Exception):  # then it is saved by value
+            importlib.import_module(module)
+
+
+def _foreign_type(kind: Any) -> Any:
+    """Return how a class of ctypes that no module has under its name is found again; None for any other class."""
+    ctypes = sys.modules.get("ctypes")
+    if ctypes is None or not (issubclass(kind, type) or type(kind).__module__ == "_ctypes"):
+        return None
+    pointer, function = ctypes._Pointer, ctypes._CFuncPtr  # noqa: SLF001 - they have no other name
+    for base in (ctypes.Structure, ctypes.Union, ctypes.Array, ctypes.c_int, pointer, function):
+        if kind is type(base):
+            return type, (base,)
+    if ctypes.Array in kind.__bases__:
+        return operator.mul, (kind._type_, kind._length_)
+    if pointer in kind.__bases__:
+        return ctypes.POINTER, (kind._type_,)
+    return None
+
+
+def _is_field(value: object) -> bool:
+    return type(value).__module__ == "_ctypes" and type(value).__name__ == "CField"
+
+
+def _slots(kind: type) -> Any:
+    slots = vars(kind)["__slots__"]
+    if isinstance(slots, (str, tuple, list, dict)):
+        return slots
+    own = [name for name, value in vars(kind).items() if _is_slot(kind, value)]  # it was an iterator
+    return (*own, *(name for name in ("__dict__", "__weakref__") if name in vars(kind)))
+
+
+def _is_slot(kind: type, value: object) -> bool:
+    return isinstance(value, types.MemberDescriptorType) and value.__objclass__ is kind
+
+
 def _is_ours(kind: type) -> bool:
-    return not cloudpickle._should_pickle_by_reference(kind)  # noqa: SLF001
+    return kind.__module__ != "_ctypes" and not cloudpickle._should_pickle_by_reference(kind)  # noqa: SLF001
 
 
 def _make_class(
@@ -77,8 +131,9 @@ def _silenced(bases: tuple[type, ...]) -> Iterator[None]:
 def _fill_class(kind: type, state: tuple[dict[str, Any], dict[str, Any]]) -> None:
     names, _ = state
     registered = names.pop("_abc_impl", ())
-    for name, value in names.items():
-        type.__setattr__(kind, name, value)  # the notebook's metaclass saw this when the class was made
+    setter = type(kind).__setattr__ if type(kind).__module__ == "_ctypes" else type.__setattr__  # it makes the fields
+    for name, value in sorted(names.items(), key=lambda item: item[0] == "_fields_"):
+        setter(kind, name, value)  # the notebook's metaclass saw this when the class was made
     if "__abstractmethods__" in names:
         kind.__abstractmethods__ = names["__abstractmethods__"]  # type: ignore[attr-defined]
     for subclass in registered:

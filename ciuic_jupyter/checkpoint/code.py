@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from cloudpickle import cloudpickle
 
-from ciuic_jupyter.checkpoint import classes, context
+from ciuic_jupyter.checkpoint import caches, classes, context, modules
 
 if TYPE_CHECKING:
     from ciuic_jupyter.checkpoint.graph import Graph
 
 _SLOTS = ("__defaults__", "__kwdefaults__", "__annotations__", "__doc__", "__module__", "__qualname__")
+_EXCEPTION_REDUCERS = (BaseException.__reduce__, OSError.__reduce__)
 _LRU = type(functools.lru_cache(lambda: None))
 
 
@@ -42,6 +43,7 @@ def handler_for(kind: type) -> Callable[[Graph, Any], Any] | None:
 
 
 def _function(graph: Graph, function: types.FunctionType) -> Any:
+    classes.load_home(function)
     if cloudpickle._should_pickle_by_reference(function):  # noqa: SLF001 - the question cloudpickle answers best
         graph.uses(function.__module__)
         return NotImplemented
@@ -59,6 +61,8 @@ def _globals(graph: Graph, function: types.FunctionType) -> Any:
     module = names.get("__name__")
     holder = sys.modules.get(module) if isinstance(module, str) else None
     if holder is not None and module != "__main__" and vars(holder) is names:
+        if modules.is_whole(holder):
+            return graph.keep(_NamesOf(holder))
         graph.uses(module)
         return graph.keep(_ModuleNames(str(module)))
     return names
@@ -72,6 +76,16 @@ class _ModuleNames:
 
     def __reduce__(self) -> Any:
         return _module_names, (self.module,)
+
+
+class _NamesOf:
+    """Stands for the dict of a module that is saved with its code."""
+
+    def __init__(self, module: types.ModuleType) -> None:
+        self.module = module
+
+    def __reduce__(self) -> Any:
+        return vars, (self.module,)
 
 
 def _module_names(module: str) -> dict[str, Any]:
@@ -126,15 +140,24 @@ def _lru(graph: Graph, function: Any) -> Any:
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
     if _is_global(function, module, name):
         return graph.default(function)
-    if held := function.cache_info().currsize:
+    contents = caches.read(function)
+    if contents is None:
+        held = function.cache_info().currsize
         graph.note(function, f"the {held} results in its lru_cache are dropped; the function is kept and starts empty")
     parameters = function.cache_parameters()
     made = (function.__wrapped__, parameters["maxsize"], parameters["typed"])
-    return _make_lru, made, dict(vars(function)), None, None, _fill_dict
+    return _make_lru, made, (dict(vars(function)), contents), None, None, _fill_lru
 
 
 def _make_lru(function: Any, maxsize: int | None, typed: bool) -> Any:
     return functools.lru_cache(maxsize=maxsize, typed=typed)(function)
+
+
+def _fill_lru(function: Any, state: tuple[dict[str, Any], Any]) -> None:
+    attributes, contents = state
+    vars(function).update(attributes)
+    if contents is not None:
+        context.current().afterwards(lambda: caches.write(function, contents))  # arguments are hashed
 
 
 def _fill_dict(obj: Any, state: dict[str, Any]) -> None:
@@ -169,7 +192,18 @@ def _exception(graph: Graph, error: BaseException) -> Any:
     if error.__traceback__ is not None:
         graph.note(error, "the exception is kept, its traceback is not")
     state = (reduced[2] if len(reduced) == 3 else None, chain)
-    return reduced[0], reduced[1], state, None, None, _fill_exception
+    function, args = reduced[:2]
+    if function is type(error) and type(error).__reduce__ in _EXCEPTION_REDUCERS:
+        function, args = _make_exception, (function, *args)
+    return function, args, state, None, None, _fill_exception
+
+
+def _make_exception(kind: type[BaseException], *args: Any) -> BaseException:
+    """Return an exception; an __init__ of the user's, which may want other arguments, does not run again."""
+    base: Any = next(each for each in kind.__mro__ if each.__module__ == "builtins")
+    error: BaseException = base.__new__(kind, *args)
+    base.__init__(error, *args)
+    return error
 
 
 def _fill_exception(error: BaseException, state: tuple[Any, tuple[Any, Any, bool]]) -> None:
@@ -185,11 +219,12 @@ def _fill_exception(error: BaseException, state: tuple[Any, tuple[Any, Any, bool
 def _module(graph: Graph, module: types.ModuleType) -> Any:
     if module is sys.modules.get("__main__"):
         return context.main_module, ()
-    if sys.modules.get(module.__name__) is module:
+    known = sys.modules.get(module.__name__) is module
+    if known and not modules.is_whole(module):
         graph.uses(module.__name__)
         return importlib.import_module, (module.__name__,)
     names = {key: value for key, value in vars(module).items() if key != "__builtins__"}
-    return type(module), (module.__name__,), names, None, None, _fill_dict
+    return modules.make, (type(module), module.__name__, known), names, None, None, _fill_dict
 
 
 def _logger(graph: Graph, logger: logging.Logger) -> Any:
@@ -202,10 +237,13 @@ def _get_logger(name: str) -> logging.Logger:
 
 
 def _fill_logger(logger: logging.Logger, state: dict[str, Any]) -> None:
-    logger.setLevel(state["level"])
-    logger.propagate, logger.disabled = state["propagate"], state["disabled"]
-    logger.handlers[:] = state["handlers"]
-    logger.filters[:] = state["filters"]
+    def apply() -> None:
+        logger.setLevel(state["level"])
+        logger.propagate, logger.disabled = state["propagate"], state["disabled"]
+        logger.handlers[:] = state["handlers"]
+        logger.filters[:] = state["filters"]
+
+    context.current().afterwards(apply)
 
 
 _HANDLERS: dict[type, Callable[[Graph, Any], Any]] = {

@@ -21,6 +21,21 @@ class Loading:
     buffers: Sequence[Mapping[str, Any]]
     placeholders: list[dict[str, str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    collects: bool = True  # whether the collector is on afterwards
+    later: list[Callable[[], None]] = field(default_factory=list)
+
+    def afterwards(self, step: Callable[[], None]) -> None:
+        """Run `step` when every variable is there: what reaches outside of them, or needs them whole."""
+        self.later.append(step)
+
+    def finish(self) -> None:
+        """Run what was put off; a step that fails is told and costs itself alone."""
+        while self.later:
+            step = self.later.pop(0)
+            try:
+                step()
+            except Exception as error:  # noqa: BLE001 - it may run the user's __hash__ or the like
+                self.warn(f"a part was not restored: {type(error).__name__}: {error}")
 
     def missing(self, path: str, reason: str) -> Placeholder:
         """Return a placeholder for `path` that is in the report too."""

@@ -13,12 +13,25 @@ from typing import Any
 
 import cloudpickle
 
-from ciuic_jupyter.checkpoint import arrays, code, context, frames, paths, resources, singletons, tensors
+from ciuic_jupyter.checkpoint import (
+    arrays,
+    code,
+    containers,
+    context,
+    figures,
+    frames,
+    library,
+    paths,
+    resources,
+    singletons,
+    tensors,
+)
 from ciuic_jupyter.checkpoint.placeholder import Placeholder, describe
 
 _LONG_SEARCHES = 20  # paths looked for with full patience
-_FAMILIES = (resources.handler_for, code.handler_for, arrays.handler_for, tensors.handler_for, frames.handler_for)
+_FAMILIES = tuple(room.handler_for for room in (resources, library, code, arrays, tensors, frames, figures))
 
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class that Python code made
 _STAND_INS = (arrays.Block, arrays.Plain, tensors.Storage)
 
 Handler = Callable[["Graph", Any], Any]
@@ -197,8 +210,11 @@ class Graph(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no ty
             return _placeholder
         if kind in _STAND_INS:
             return _stand_in
+        container = containers.handler_for(kind)
+        if container is not None and kind not in self.dispatch_table:
+            return container
         for family in _FAMILIES:
-            handler = family(kind)
+            handler: Handler | None = family(kind)
             if handler is not None:
                 return handler
         if _reduces_plainly(kind) and kind not in self.dispatch_table:
@@ -206,8 +222,8 @@ class Graph(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no ty
                 obj.__reduce_ex__(5)
             except Exception:  # noqa: BLE001 - whatever it is, it is reported for each object
                 return Graph.default
-            return _unasked if hasattr(kind, "__getattr__") and not hasattr(kind, "__setstate__") else _leave
-        return Graph.default
+            return _unasked if _answers_all(kind) else _leave
+        return _unasked if _answers_all(kind) else Graph.default
 
     def _global(self, obj: Any, name: str) -> Any:
         module_name = getattr(obj, "__module__", None) or pickle.whichmodule(obj, name)  # type: ignore[attr-defined]
@@ -217,7 +233,7 @@ class Graph(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no ty
                 found = getattr(found, part)
         except AttributeError:
             found = None
-        if module_name == "__main__" and not isinstance(obj, type):
+        if module_name == "__main__" and not isinstance(obj, type) and type(obj).__flags__ & _HEAP_TYPE:
             return copyreg.__newobj__, (type(obj),), getattr(obj, "__dict__", None)  # type: ignore[attr-defined]
         if found is not obj:
             return self.refuse(obj, f"it calls itself {module_name}.{name}, which is something else")
@@ -231,6 +247,10 @@ class Graph(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no ty
         self.loose.append(self.buffer(view))
         self._kept.append(buffer)
         return False
+
+
+def _answers_all(kind: type) -> bool:
+    return hasattr(kind, "__getattr__") and not hasattr(kind, "__setstate__")
 
 
 def _unasked(graph: Graph, obj: Any) -> Any:

@@ -32,7 +32,7 @@ def load_slowly(
     unpickler.load()
     failed: dict[str, str] = {}
     for segment in segments:
-        value = unpickler.load()
+        value = unpickler.load_segment(segment["name"])
         found = {}
         for placeholder in unpickler.made:
             reason = describe(placeholder)[1]
@@ -43,6 +43,8 @@ def load_slowly(
         failed |= inside or found  # a class that is missing shows in its objects
         unpickler.made = []
         take(segment, value)
+    for (name, path), reason in unpickler.fill_late().items():
+        failed[path or name] = reason
     return failed
 
 
@@ -52,6 +54,31 @@ class _Patient(pickle._Unpickler):  # noqa: SLF001 - the one whose steps can be 
     def __init__(self, file: io.BytesIO, buffers: Iterator[Any]) -> None:
         super().__init__(file, buffers=buffers)
         self.made: list[Placeholder] = []
+        self._segment: tuple[str, list[Any]] = ("", [])  # its name, and a place for its value
+        self._late: list[tuple[tuple[str, list[Any]], Any, list[Any]]] = []  # segment, container, its contents
+
+    def load_segment(self, name: str) -> Any:
+        """Return the next value, which belongs to the variable `name`."""
+        place: list[Any] = []
+        self._segment = (name, place)
+        place.append(self.load())
+        return place[0]
+
+    def put_off(self, target: Any, contents: list[Any]) -> None:
+        """Fill a set or dict when all is there: a hash of the user's needs its object whole."""
+        self._late.append((self._segment, target, contents))
+
+    def fill_late(self) -> dict[tuple[str, str], str]:
+        """Fill what was put off; return {(variable, path): reason} of what can't be filled even now."""
+        failed: dict[tuple[str, str], str] = {}
+        for (name, place), target, contents in self._late:
+            try:
+                _put(target, contents)
+            except Exception as error:  # noqa: BLE001 - whatever the user's __hash__ or __eq__ raises
+                path = paths.find(target, name, place[0])
+                failed[name, path] = f"not all of it can be put back ({type(error).__name__}: {str(error)[:300]})"
+        self._late = []
+        return failed
 
     def find_class(self, module: str, name: str) -> Any:
         try:
@@ -124,6 +151,47 @@ def _new_object_ex(self: Any) -> None:
         _replace(self, args, error)
 
 
+def _put(target: Any, contents: list[Any]) -> None:
+    """Put the elements of a set or the flat keys and values of a dict where they belong."""
+    if type(target) is set:
+        target.update(contents)
+    else:
+        target.update(zip(contents[::2], contents[1::2], strict=True))
+
+
+def _hashing(plain: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Return `plain`, a step that hashes what it puts into the container on the stack, so that it can be put off."""
+
+    def step(self: Any) -> None:
+        target, contents = self.metastack[-1][-1], self.stack
+        if type(target) not in (set, dict):
+            plain(self)
+            return
+        try:
+            _put(target, contents)
+        except Exception:  # noqa: BLE001 - whatever the user's __hash__ or __eq__ raises
+            self.put_off(target, contents)
+        self.pop_mark()
+
+    return step
+
+
+def _set_item(self: Any) -> None:
+    value, key = self.stack.pop(), self.stack.pop()
+    self.metastack.append(self.stack)
+    self.stack = [key, value]
+    self.append = self.stack.append
+    self.dispatch[pickle.SETITEMS[0]](self)
+
+
+def _frozen_set(self: Any) -> None:
+    contents = self.pop_mark()
+    try:
+        self.append(frozenset(contents))
+    except Exception as error:  # noqa: BLE001 - whatever the user's __hash__ or __eq__ raises
+        self.append(self.missing(error))
+
+
 def _guarded(plain: Callable[[Any], None], items: bool) -> Callable[[Any], None]:
     """Return the step `plain`, which fills the object on the stack, made harmless."""
 
@@ -158,8 +226,11 @@ def _steps() -> dict[int, Callable[[Any], None]]:
     table[pickle.NEWOBJ[0]] = _new_object
     table[pickle.NEWOBJ_EX[0]] = _new_object_ex
     table[pickle.BUILD[0]] = _guarded(table[pickle.BUILD[0]], False)
-    for code in (pickle.APPENDS, pickle.SETITEMS, pickle.ADDITEMS):
-        table[code[0]] = _guarded(table[code[0]], True)
+    table[pickle.APPENDS[0]] = _guarded(table[pickle.APPENDS[0]], True)
+    table[pickle.SETITEM[0]] = _set_item
+    table[pickle.FROZENSET[0]] = _frozen_set
+    for code in (pickle.SETITEMS, pickle.ADDITEMS):
+        table[code[0]] = _hashing(_guarded(table[code[0]], True))
     return table
 
 

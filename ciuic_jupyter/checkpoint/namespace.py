@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import mmap
+import re
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from ciuic_jupyter.checkpoint import context, loader, paths, process
+from ciuic_jupyter.checkpoint import context, loader, modules, paths, process
 from ciuic_jupyter.checkpoint.graph import Graph, Plan, Restart
 from ciuic_jupyter.checkpoint.placeholder import Placeholder
 from ciuic_jupyter.checkpoint.store import Reader, Save, Store
@@ -30,7 +31,15 @@ _FRAME = 2048  # bytes of stack that one level of recursion may take
 _PLAIN = (dict, list, tuple, set, frozenset, str, bytes, bytearray, int, float)  # the pickler asks nobody about these
 _STATE = "state"
 # what a reader calls Out is deep inside the state
-_KNOWN_AS = {f"{_STATE}['outputs']": "Out", "process['logging']['root'][1]": "logging.root.handlers"}
+_KNOWN_AS = {
+    re.escape(f"{_STATE}['outputs']"): "Out",
+    r"process\['logging'\]\['handlers'\]\['([\w.]*)'\]\[0\]": r"logging.getLogger('\1').handlers",
+    r"process\['modules'\]\['([\w.]+)'\]\['globals'\]\['(\w+)'\]": r"\1.\2",
+    r"process\['modules'\]\['([\w.]+)'\]\['attributes'\]\['(\w+)'\]\['(\w+)'\]": r"\1.\2.\3",
+    r"process\['modules'\]\['([\w.]+)'\]\['caches'\]\['(\w+)'\]": r"\1.\2",
+    r"process\['shell'\]": "get_ipython()",
+    r"process\['context'\]": "contextvars.copy_context()",
+}
 
 
 @dataclass
@@ -59,6 +68,7 @@ class _Job:
     state: Mapping[str, Any] | None
     records: dict[str, Any]
     inputs: list[str]
+    whole: list[Any]  # modules that go with their code
     plan: Plan = field(default_factory=Plan)
     last: str = ""  # the segment under way
 
@@ -76,7 +86,8 @@ class _Job:
 
     def segments(self, graph: Graph) -> _Walk:
         """Walk once: variables in their order, then what is beside them."""
-        found = [self._segment(graph, "name", name, value) for name, value in self.values.items()]
+        found = [self._segment(graph, "other", "whole", self.whole)]  # first: an import must find them
+        found += [self._segment(graph, "name", name, value) for name, value in self.values.items()]
         found.append(self._segment(graph, "other", _STATE, self.state))
         records = process.needed(self.records, graph.packages, self.inputs)
         found.append(self._segment(graph, "other", "process", records))
@@ -135,16 +146,17 @@ def walked(
     inputs = [text for text in (state or {}).get("inputs") or () if isinstance(text, str)]
     report: list[dict[str, str]] = []
     plain = process.plain_record(report, inputs)
-    job = _Job(namespace, values, state, process.records(), inputs)
-    job.give_up(force_placeholders or {})
     collecting = gc.isenabled()
-    gc.disable()
-    try:
-        walk = _walk(job)
-        yield Walked(walk.graph, _head(walk, job, plain, report))
-    finally:
-        if collecting:
-            gc.enable()
+    with modules.saved_whole(process.added_path()) as whole:
+        job = _Job(namespace, values, state, process.records(), inputs, whole)
+        job.give_up(force_placeholders or {})
+        gc.disable()
+        try:
+            walk = _walk(job)
+            yield Walked(walk.graph, _head(walk, job, plain, report))
+        finally:
+            if collecting:
+                gc.enable()
 
 
 def _head(walk: _Walk, job: _Job, plain: dict[str, Any], report: Sequence[dict[str, str]]) -> dict[str, Any]:
@@ -173,9 +185,8 @@ def _unique(report: Sequence[dict[str, str]]) -> list[dict[str, str]]:
     lines = {(line["path"], line["reason"]): line for line in report}
     for line in lines.values():
         for inside, known in _KNOWN_AS.items():
-            if line["path"].startswith(inside):
-                line["path"] = known + line["path"].removeprefix(inside)
-                line["name"] = context.entry(line["path"], "")["name"]
+            line["path"] = re.sub("^" + inside, known, line["path"])
+            line["name"] = context.entry(line["path"], "")["name"]
     return list(lines.values())
 
 
@@ -262,7 +273,7 @@ def restore(body: Mapping[str, Any], store: Store, namespace: dict[str, Any]) ->
     reader = store.reader()
     try:
         state = context.Loading(namespace, _filler(body, reader), body["buffers"])
-        with context.loading(state), _no_collection():
+        with context.loading(state), _no_collection(state), _all_or_nothing(namespace):
             return _restore(body, reader, state)
     except CheckpointDamaged as error:
         error.bad_packs = set(reader.bad_packs)  # type: ignore[attr-defined]
@@ -272,13 +283,30 @@ def restore(body: Mapping[str, Any], store: Store, namespace: dict[str, Any]) ->
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
+def _all_or_nothing(namespace: dict[str, Any]) -> Iterator[None]:
+    """Put `namespace` and the plain state of the process back as they were if the block raises.
+
+    The variables are put into the live dict one by one, because code of the user's that runs while they are made, such
+    as a __setstate__, needs those before it.
+    """
+    before = dict(namespace)
+    try:
+        with process.plain_or_before():
+            yield
+    except BaseException:
+        namespace.clear()
+        namespace.update(before)
+        raise
+
+
+@contextmanager
+def _no_collection(state: context.Loading) -> Iterator[None]:
     collecting = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if collecting:
+        if collecting and state.collects:
             gc.enable()
 
 
@@ -313,14 +341,17 @@ def _restore(body: Mapping[str, Any], reader: Reader, state: context.Loading) ->
         raise
     except Exception:  # noqa: BLE001 - whatever an object of the user's raises: find out which, and keep the rest
         state.placeholders.clear()
+        state.later.clear()
         restored.failed = loader.load_slowly(stream, _loose(body, state), body["segments"], take)
         state.placeholders += [context.entry(path, reason) for path, reason in restored.failed.items()]
+    state.finish()
     process.import_again(body["process"], state)
     restored.names = list(body["names"])
     saved = records.get(_STATE)
     restored.state = saved if isinstance(saved, dict) else None
     _compare_packages(body, state)
     parts = records.get("process")
+    state.collects = process.collects(parts)
     _apply_process({**(parts if isinstance(parts, dict) else {}), "sources": records.get("sources")}, state)
     return restored
 

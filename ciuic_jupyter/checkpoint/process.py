@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
+import gc
 import linecache
+import locale
 import logging
 import os
 import platform
 import random
 import re
+import socket
 import sys
+import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ciuic_jupyter.checkpoint import figures, hooks, library, modules, shell
 from ciuic_jupyter.checkpoint.context import Loading
 
 _SECRET = re.compile(
@@ -25,6 +31,7 @@ _MACHINE = re.compile(
     r"^(CIUIC_.*|JPY_.*|CUDA_VISIBLE_DEVICES|NVIDIA_.*|HOSTNAME|PWD|OLDPWD|SHLVL|_|TMPDIR|XDG_RUNTIME_DIR|SSH_.*|MPLBACKEND"
     r"|PYDEVD_.*|KERNEL_.*|LS_COLORS|TERM|COLORTERM|COLUMNS|LINES|PAGER|GIT_PAGER|CLICOLOR(_FORCE)?|FORCE_COLOR)$"
 )
+_LOCALES = (locale.LC_CTYPE, locale.LC_COLLATE, locale.LC_TIME, locale.LC_MONETARY, locale.LC_NUMERIC)
 _SOURCES = 4 << 20  # characters of cells kept for tracebacks
 
 _began: dict[str, Any] | None = None
@@ -36,7 +43,10 @@ def remember_start() -> None:
     A kernel calls it once before its first cell; without it the environment this process was started with counts.
     """
     global _began
-    _began = {"environ": dict(os.environ), "path": list(sys.path), "handlers": list(logging.root.handlers)}
+    _began = {"environ": dict(os.environ), "path": list(sys.path), "loggers": _handlers()}
+    hooks.remember_start()
+    modules.remember_start()
+    shell.remember_start()
 
 
 def _start() -> dict[str, Any]:
@@ -49,7 +59,12 @@ def _start() -> dict[str, Any]:
             if mark:
                 environ[name] = value
     prefixes = (sys.prefix, sys.base_prefix, sys.exec_prefix)
-    return {"environ": environ, "path": [entry for entry in sys.path if entry.startswith(prefixes)], "handlers": []}
+    return {"environ": environ, "path": [entry for entry in sys.path if entry.startswith(prefixes)], "loggers": {}}
+
+
+def _handlers() -> dict[str, list[Any]]:
+    loggers = {name: each for name, each in logging.Logger.manager.loggerDict.items() if hasattr(each, "handlers")}
+    return {name: list(each.handlers) for name, each in {"": logging.root, **loggers}.items()}
 
 
 def packages(names: Iterable[str]) -> dict[str, str]:
@@ -87,13 +102,30 @@ def plain_record(report: list[dict[str, str]], inputs: Iterable[str]) -> dict[st
             report.append({"name": "os", "path": text, "reason": reason})
         else:
             kept[name] = value
+    if _calls(inputs, "atexit", "register"):
+        reason = (
+            "what cells registered to run at the end is not saved, lest a check of the save runs it; register it again"
+        )
+        report.append({"name": "atexit", "path": "atexit", "reason": reason})
     added = [(index, entry) for index, entry in enumerate(sys.path) if entry not in began["path"]]
+    removed = [entry for entry in began["path"] if entry not in sys.path]
     try:
         cwd = os.getcwd()
     except FileNotFoundError:
         cwd = None
         report.append({"name": "os", "path": "os.getcwd()", "reason": "the folder it worked in was deleted"})
-    return {"cwd": cwd, "environ": kept, "sys_path": added, "imports": _dotted_imports(inputs)}
+    return {"cwd": cwd, "environ": kept, "sys_path": added, "off_path": removed, "imports": _dotted_imports(inputs)}
+
+
+def _calls(inputs: Iterable[str], module: str, name: str) -> bool:
+    return any(
+        module in text and re.search(rf"\b{module}\.{name}\b|from {module} import .*{name}", text) for text in inputs
+    )
+
+
+def added_path() -> list[str]:
+    """Return the entries of the search path that were not there at the start."""
+    return [entry for entry in sys.path if entry not in _start()["path"]]
 
 
 def apply_plain(record: Mapping[str, Any], state: Loading) -> None:
@@ -111,6 +143,30 @@ def apply_plain(record: Mapping[str, Any], state: Loading) -> None:
     for index, entry in record.get("sys_path", ()):
         if entry not in sys.path:
             sys.path.insert(index, entry)
+    sys.path[:] = [entry for entry in sys.path if entry not in record.get("off_path", ())]
+
+
+@contextmanager
+def plain_or_before() -> Iterator[None]:
+    """Undo what `apply_plain` did if the block raises."""
+    environ, path = dict(os.environ), list(sys.path)
+    try:
+        folder = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # it has no name if it was deleted
+    except OSError:
+        folder = -1
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            os.fchdir(folder)
+        for name in os.environ.keys() - environ.keys():
+            del os.environ[name]
+        os.environ.update(environ)
+        sys.path[:] = path
+        raise
+    finally:
+        with suppress(OSError):
+            os.close(folder)
 
 
 def import_again(record: Mapping[str, Any], state: Loading) -> None:
@@ -209,23 +265,6 @@ def _set_pandas_options(value: Any) -> None:
         pd.set_option(key, item)
 
 
-def _plot_options() -> Any:
-    matplotlib = sys.modules.get("matplotlib")
-    if matplotlib is None or not hasattr(matplotlib, "rcParamsDefault"):
-        return None
-    plain = {key: dict.__getitem__(matplotlib.rcParams, key) for key in dict.keys(matplotlib.rcParams)}
-    default = {key: dict.__getitem__(matplotlib.rcParamsDefault, key) for key in dict.keys(matplotlib.rcParamsDefault)}
-    changed = {key: value for key, value in plain.items() if key not in ("backend", "interactive")}
-    changed = {key: value for key, value in changed.items() if key not in default or default[key] != value}
-    return changed or None
-
-
-def _set_plot_options(value: Any) -> None:
-    import matplotlib as mpl  # noqa: PLC0415 - it was loaded there
-
-    mpl.rcParams.update(value)
-
-
 def _learn_options() -> Any:
     sklearn = sys.modules.get("sklearn")
     return None if sklearn is None else sklearn.get_config()
@@ -260,22 +299,37 @@ def _set_warning_filters(value: Any) -> None:
 
 
 def _logging_state() -> Any:
-    levels = {
-        name: logger.level
-        for name, logger in logging.Logger.manager.loggerDict.items()
-        if isinstance(logger, logging.Logger) and logger.level
+    """Return levels, and of loggers that somebody changed since the start the rest; root is called ""."""
+    began = _start()["loggers"]
+    found = {"": logging.root} | {
+        name: logger for name, logger in logging.Logger.manager.loggerDict.items() if isinstance(logger, logging.Logger)
     }
-    root = (logging.root.level, [item for item in logging.root.handlers if item not in _start()["handlers"]])
-    return {"root": root, "levels": levels, "off": logging.root.manager.disable}
+    levels = {name: logger.level for name, logger in found.items() if logger.level}
+    handlers = {}
+    for name, logger in found.items():
+        own = [each for each in logger.handlers if each not in began.get(name, ()) and not _is_library(each, name)]
+        if own or logger.filters or logger.disabled or not logger.propagate:
+            filters = [each for each in logger.filters if not _is_library(each, name)]
+            handlers[name] = (own, filters, logger.propagate, logger.disabled)
+    return {"handlers": handlers, "levels": levels, "off": logging.root.manager.disable}
+
+
+def _is_library(part: object, logger: str) -> bool:
+    """Tell whether a package made `part` for its own logger: it does so again when it is imported."""
+    package = type(part).__module__.partition(".")[0]
+    return package == logger.partition(".")[0] or isinstance(part, logging.NullHandler)
 
 
 def _set_logging_state(value: Any) -> None:
-    level, handlers = value["root"]
-    logging.root.setLevel(level)
-    for handler in handlers:
-        logging.root.addHandler(handler)
+    for name, (handlers, filters, propagate, disabled) in value["handlers"].items():
+        logger = logging.getLogger(name or None)
+        for handler in handlers:
+            logger.addHandler(handler)
+        for each in filters:
+            logger.addFilter(each)
+        logger.propagate, logger.disabled = propagate, disabled
     for name, number in value["levels"].items():
-        logging.getLogger(name).setLevel(number)
+        logging.getLogger(name or None).setLevel(number)
     logging.disable(value["off"])
 
 
@@ -291,11 +345,41 @@ def _set_decimal(value: Any) -> None:
 
 
 def _interpreter() -> Any:
-    return {"recursion": sys.getrecursionlimit()}
+    return {
+        "recursion": sys.getrecursionlimit(),
+        "digits": sys.get_int_max_str_digits(),
+        "switch": sys.getswitchinterval(),
+        "gc": (gc.isenabled(), gc.get_threshold()),
+        "umask": _umask(),
+        "timeout": socket.getdefaulttimeout(),
+        "locale": {number: locale.setlocale(number) for number in _LOCALES},
+        "zone": time.tzname,
+    }
+
+
+def _umask() -> int:
+    now = os.umask(0o077)
+    os.umask(now)
+    return now
 
 
 def _set_interpreter(value: Any) -> None:
     sys.setrecursionlimit(max(value["recursion"], sys.getrecursionlimit()))
+    sys.set_int_max_str_digits(value["digits"])
+    sys.setswitchinterval(value["switch"])
+    gc.set_threshold(*value["gc"][1])
+    os.umask(value["umask"])
+    socket.setdefaulttimeout(value["timeout"])
+    if value["zone"] != time.tzname and "TZ" in os.environ:
+        time.tzset()
+    for number, name in value["locale"].items():
+        if locale.setlocale(number) != name:
+            locale.setlocale(number, name)
+
+
+def collects(records: object) -> bool:
+    """Tell whether the collector was on in the process whose `records` these are."""
+    return not isinstance(records, Mapping) or bool(records.get("interpreter", {}).get("gc", (True,))[0])
 
 
 _CUDNN = ("enabled", "benchmark", "deterministic")
@@ -317,6 +401,7 @@ def _torch_options() -> Any:
         "matmul": torch.get_float32_matmul_precision(),
         "anomaly": torch.is_anomaly_enabled(),
         "cudnn": tuple(getattr(backends.cudnn, name) for name in _CUDNN),
+        "print": dataclasses.asdict(sys.modules["torch._tensor_str"].PRINT_OPTS),
     }
 
 
@@ -330,6 +415,10 @@ def _set_torch_options(value: Any) -> None:
         for name, setting in zip(_CUDNN, item, strict=True):
             setattr(torch.backends.cudnn, name, setting)
 
+    def set_print(item: dict[str, Any]) -> None:
+        for name, setting in item.items():
+            setattr(sys.modules["torch._tensor_str"].PRINT_OPTS, name, setting)
+
     setters: dict[str, Callable[[Any], Any]] = {
         "dtype": torch.set_default_dtype,
         "threads": torch.set_num_threads,
@@ -338,6 +427,7 @@ def _set_torch_options(value: Any) -> None:
         "matmul": torch.set_float32_matmul_precision,
         "anomaly": torch.autograd.set_detect_anomaly,
         "cudnn": set_cudnn,
+        "print": set_print,
     }
     for key, item in changed.items():
         setters[key](item)
@@ -388,9 +478,13 @@ _PARTS: dict[str, tuple[Callable[[], Any], Callable[[Any], None]]] = {
     "interpreter": (_interpreter, _set_interpreter),
     "logging": (_logging_state, _set_logging_state),
     "decimal": (_decimal, _set_decimal),
+    "modules": (lambda: modules.record(added_path()), modules.apply),
+    "hooks": (hooks.record, hooks.apply),
+    "shell": (shell.record, shell.apply),
+    "context": (library.own_values, library.set_values),
     "numpy": (_numpy_options, _set_numpy_options),
     "pandas": (_pandas_options, _set_pandas_options),
-    "matplotlib": (_plot_options, _set_plot_options),
+    "matplotlib": (figures.options, figures.set_options),
     "sklearn": (_learn_options, _set_learn_options),
     "torch": (_torch_options, _set_torch_options),
     "warnings": (_warning_filters, _set_warning_filters),

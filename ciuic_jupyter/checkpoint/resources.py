@@ -24,6 +24,7 @@ _LOCK, _RLOCK = _thread.allocate_lock, type(threading.RLock())
 _VIEWS = {type({}.keys()): "keys", type({}.values()): "values", type({}.items()): "items"}
 _VIEWS |= {type(collections.OrderedDict().keys()): "keys", type(collections.OrderedDict().values()): "values"}
 _VIEWS |= {type(collections.OrderedDict().items()): "items"}
+_NEWLINES = ("", "\n", "\r", "\r\n")
 _REREAD = 64 << 20  # bytes; a text file in the middle of an iteration is read again up to this size
 
 # classes whose objects would be saved as empty shells of something that ran in another process
@@ -175,7 +176,7 @@ def _mapping_proxy(graph: Graph, proxy: Any) -> Any:
 
 def _file(graph: Graph, file: Any) -> Any:
     if file.closed:
-        return _closed, (type(file).__name__, str(getattr(file, "name", "")), str(getattr(file, "mode", "")))
+        return _closed, (type(file).__name__, getattr(file, "name", None), getattr(file, "mode", None))
     try:
         described = _describe(file)
     except (OSError, ValueError, AttributeError, TypeError) as error:
@@ -201,7 +202,20 @@ def _describe(file: Any) -> dict[str, Any]:
     described["position"] = _text_position(file, held.st_size) if text else file.tell()
     if text:
         described |= {"encoding": file.encoding, "errors": file.errors, "line": file.line_buffering}
+        described["newline"] = _newline(file, described["position"])
     return described
+
+
+def _newline(file: io.TextIOWrapper, position: int) -> str | None:
+    """Return the `newline` that `file` was opened with: only the collector sees it, right behind the codecs."""
+    if file.readable():
+        file.seek(0)  # else decoded text stands there, too
+    seen = gc.get_referents(file)
+    if file.readable():
+        file.seek(position)
+    place = next((index for index, each in enumerate(seen) if each == file.encoding), len(seen))
+    text = next((each for each in seen[place + 1 :] if isinstance(each, str)), None)
+    return text if text in _NEWLINES else None
 
 
 def _path(file: Any) -> str:
@@ -245,21 +259,26 @@ def _reopen(described: dict[str, Any], mode: str, position: int) -> Any:
         file: Any = io.FileIO(described["name"], mode, opener=opener)
     elif "encoding" in described:
         buffering = 1 if described["line"] else -1
-        file = open(  # noqa: SIM115 - the notebook owns it
-            described["name"], mode, buffering, described["encoding"], described["errors"], opener=opener
-        )
+        coding = (described["encoding"], described["errors"], described["newline"])
+        file = open(described["name"], mode, buffering, *coding, opener=opener)  # noqa: SIM115 - the notebook owns it
     else:
         file = open(described["name"], mode, opener=opener)  # noqa: SIM115
     file.seek(position)
     return file
 
 
-def _closed(kind: str, name: str, mode: str) -> Any:
+def _closed(kind: str, name: str | bytes | int | None, mode: str | None) -> Any:
+    raw: Any = io.FileIO(os.devnull, "r+")
+    raw.name = name  # it shows through whatever is built on it
+    made: dict[str, Callable[[], Any]] = {
+        "FileIO": lambda: raw,
+        "TextIOWrapper": lambda: io.TextIOWrapper(io.BufferedReader(raw), "utf-8"),
+        "BufferedWriter": lambda: io.BufferedWriter(raw),
+    }
+    made["BufferedReader"] = made["BufferedRandom"] = lambda: io.BufferedReader(raw)
+    file = made[kind]()
     if kind == "TextIOWrapper":
-        file: Any = io.TextIOWrapper(io.BytesIO())
         file.mode = mode
-    else:
-        file = io.BytesIO()
     file.close()
     return file
 

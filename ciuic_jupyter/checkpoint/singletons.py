@@ -6,6 +6,8 @@ import sys
 import threading
 from typing import Any
 
+from ciuic_jupyter.checkpoint import shell
+
 _PLACES = (
     ("os", "environ"),
     ("sys", "stdout"),
@@ -32,22 +34,31 @@ def table() -> dict[int, tuple[str, str]]:
         if value is not None:
             found.setdefault(id(value), (module, name))
     found[id(threading.main_thread())] = ("ciuic_jupyter.checkpoint.singletons", "MAIN_THREAD")
-    shell = getattr(sys.modules.get("IPython.core.getipython"), "get_ipython", lambda: None)()
-    if shell is not None:
-        found[id(shell)] = ("ciuic_jupyter.checkpoint.singletons", "SHELL")
+    here = shell.running()
+    if here is not None:
+        found[id(here)] = ("ciuic_jupyter.checkpoint.singletons", "SHELL")
     return found
 
 
 def sentinel(obj: object) -> tuple[str, str] | None:
     """Return the module and the name of a bare `object()` or the like that a library keeps as a global."""
     kind = type(obj)
-    modules = list(sys.modules.items()) if kind is object else [(kind.__module__, sys.modules.get(kind.__module__))]
-    for module, holder in modules:
-        if module == "__main__":
-            continue
-        for name, value in list(getattr(holder, "__dict__", {}).items()):
-            if value is obj:
-                return module, name
+    if kind is object:
+        return attribute(obj)
+    holder = sys.modules.get(kind.__module__) if kind.__module__ != "__main__" else None
+    for name, value in list(getattr(holder, "__dict__", {}).items()):
+        if value is obj:
+            return kind.__module__, name
+    return None
+
+
+def attribute(obj: object) -> tuple[str, str] | None:
+    """Return a module that can be imported and the name under which it keeps `obj` itself; None if there is none."""
+    for module, holder in list(sys.modules.items()):
+        if holder is not sys.modules.get("__main__"):  # multiprocessing gives it another name
+            for name, value in list(getattr(holder, "__dict__", {}).items()):
+                if value is obj:
+                    return module, name
     return None
 
 
@@ -55,7 +66,7 @@ def __getattr__(name: str) -> Any:
     if name == "MAIN_THREAD":
         return threading.main_thread()
     if name == "SHELL":
-        shell = getattr(sys.modules.get("IPython.core.getipython"), "get_ipython", lambda: None)()
-        if shell is not None:
-            return shell
+        here = shell.running()
+        if here is not None:
+            return here
     raise AttributeError(name)

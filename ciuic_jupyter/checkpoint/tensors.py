@@ -25,6 +25,8 @@ def handler_for(kind: type) -> Callable[[Graph, Any], Any] | None:
         return _typed
     if kind is torch.Generator:
         return _generator
+    if getattr(kind.__getstate__, "__module__", "") == "torch.nn.utils.parametrize":
+        return _parametrized
     if issubclass(kind, torch.optim.Optimizer) and kind.__getstate__ is torch.optim.Optimizer.__getstate__:
         return _optimizer
     return None
@@ -139,6 +141,7 @@ def _tensor(graph: Graph, tensor: Any) -> Any:
         "requires_grad": leaf and tensor.requires_grad,
         "grad": tensor.grad if leaf else None,
         "hooks": tensor._backward_hooks if leaf else None,  # noqa: SLF001 - as torch's own reducer does
+        "accumulated": tensor._post_accumulate_grad_hooks if leaf else None,  # noqa: SLF001 - nothing public tells
         "attributes": dict(tensor.__dict__),
     }
     made = (graph.storage(tensor.untyped_storage()), *window, type(tensor) is torch.nn.Parameter)
@@ -160,10 +163,21 @@ def _fill_tensor(tensor: Any, state: dict[str, Any]) -> None:
         tensor.grad = state["grad"]
     if state["hooks"]:
         tensor._backward_hooks = state["hooks"]  # noqa: SLF001 - as torch's own does
+    if state["accumulated"]:
+        tensor._post_accumulate_grad_hooks = state["accumulated"]  # noqa: SLF001 - nothing public sets them
     tensor.__dict__.update(state["attributes"])
 
 
-# optimizers
+# modules and optimizers
+
+
+def _parametrized(_: Graph, module: Any) -> Any:
+    """Keep it whole: torch refuses, because elsewhere its class, made on the spot, could not be found again."""
+    return _new, (type(module),), dict(vars(module)), None, None, _fill_plainly
+
+
+def _fill_plainly(module: Any, state: dict[str, Any]) -> None:
+    vars(module).update(state)
 
 
 def _optimizer(graph: Graph, optimizer: Any) -> Any:

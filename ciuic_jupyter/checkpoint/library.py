@@ -1,0 +1,141 @@
+"""Objects of the standard library that pickle refuses although nothing keeps them from being made again."""
+
+from __future__ import annotations
+
+import contextvars
+import gc
+import queue
+import struct
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ciuic_jupyter.checkpoint import context, singletons
+
+if TYPE_CHECKING:
+    from ciuic_jupyter.checkpoint.graph import Graph
+
+
+def handler_for(kind: type) -> Callable[[Graph, Any], Any] | None:
+    """Return what reduces objects of `kind`, if it is one of them."""
+    if kind in _HANDLERS:
+        return _HANDLERS[kind]
+    ctypes = sys.modules.get("ctypes")
+    if ctypes is not None and issubclass(kind, ctypes.CDLL):
+        return _c_library
+    if ctypes is not None and issubclass(kind, ctypes._CFuncPtr):  # noqa: SLF001 - it has no other name
+        return _c_function
+    return None
+
+
+def _struct(_: Graph, layout: struct.Struct) -> Any:
+    return struct.Struct, (layout.format,)
+
+
+def _simple_queue(_: Graph, waiting: queue.SimpleQueue[Any]) -> Any:
+    items = []
+    while not waiting.empty():
+        items.append(waiting.get_nowait())
+    for item in items:
+        waiting.put(item)
+    return queue.SimpleQueue, (), items, None, None, _fill_queue
+
+
+def _fill_queue(waiting: queue.SimpleQueue[Any], items: list[Any]) -> None:
+    for item in items:
+        waiting.put(item)
+
+
+# context variables
+
+
+def _variable(graph: Graph, variable: contextvars.ContextVar[Any]) -> Any:
+    place = singletons.attribute(variable)
+    if place is not None:
+        graph.uses(place[0])
+        return context.named, place
+    default = [each for each in gc.get_referents(variable) if each is not variable.name][:1]
+    try:
+        contextvars.Context().run(variable.get)
+    except LookupError:
+        return _make_variable, (variable.name,)
+    if not default:  # its default is the very string of its name
+        default = [variable.name]
+    return _make_variable, (variable.name, *default)
+
+
+def _make_variable(name: str, *default: Any) -> Any:
+    return contextvars.ContextVar(name, default=default[0]) if default else contextvars.ContextVar(name)
+
+
+def own_values() -> dict[contextvars.ContextVar[Any], Any] | None:
+    """Return the values that context variables of the notebook have in this context; None if there are none."""
+    return _own(contextvars.copy_context()) or None
+
+
+def _own(values: contextvars.Context) -> dict[contextvars.ContextVar[Any], Any]:
+    return {variable: value for variable, value in values.items() if _is_own(variable)}
+
+
+def _is_own(variable: contextvars.ContextVar[Any]) -> bool:
+    return singletons.attribute(variable) is None and variable.name not in _INTERNAL
+
+
+def set_values(values: dict[contextvars.ContextVar[Any], Any]) -> None:
+    """Set context variables in this context."""
+    for variable, value in values.items():
+        variable.set(value)
+
+
+def _context(graph: Graph, values: contextvars.Context) -> Any:
+    kept = _own(values)
+    if len(kept) < len(values):
+        graph.note(values, "of a context only the values of the notebook's own variables are kept")
+    return contextvars.Context, (), kept, None, None, _fill_context
+
+
+def _fill_context(made: contextvars.Context, values: dict[contextvars.ContextVar[Any], Any]) -> None:
+    made.run(set_values, values)
+
+
+# shared libraries
+
+
+def _c_library(_: Graph, library: Any) -> Any:
+    own = {name: value for name, value in vars(library).items() if name not in ("_FuncPtr", "_handle", "_name")}
+    return _open_library, (type(library), library._name), own, None, None, _fill_library  # noqa: SLF001 - nothing public tells
+
+
+def _open_library(kind: type, name: str | None) -> Any:
+    return kind(name)
+
+
+def _fill_library(library: Any, own: dict[str, Any]) -> None:
+    vars(library).update(own)
+
+
+def _c_function(graph: Graph, function: Any) -> Any:
+    library = next(iter((function._objects or {}).values()), None)  # noqa: SLF001 - nothing public tells
+    library = library if hasattr(library, "_handle") else None
+    if library is None:
+        return graph.refuse(function, "a function of C that is at an address can't be saved")
+    state = {name: getattr(function, name) for name in ("argtypes", "restype")}
+    return _find_function, (library, function.__name__), state, None, None, _fill_function
+
+
+def _find_function(library: Any, name: str) -> Any:
+    return library[name]
+
+
+def _fill_function(function: Any, state: dict[str, Any]) -> None:
+    for name, value in state.items():
+        setattr(function, name, value)
+
+
+_INTERNAL = frozenset({"decimal_context"})  # restored as the process's state
+_HANDLERS: dict[type, Callable[[Graph, Any], Any]] = {
+    struct.Struct: _struct,
+    queue.SimpleQueue: _simple_queue,
+    contextvars.ContextVar: _variable,
+    contextvars.Context: _context,
+}
