@@ -10,12 +10,12 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from ciuic_jupyter.checkpoint import context, loader, modules, paths, process
 from ciuic_jupyter.checkpoint.graph import Graph, Plan, Restart
 from ciuic_jupyter.checkpoint.placeholder import Placeholder
-from ciuic_jupyter.checkpoint.store import Reader, Save, Store
+from ciuic_jupyter.checkpoint.store import Reader, Store
 from ciuic_jupyter.errors import CheckpointDamaged, CheckpointError
 
 FORMAT = 1
@@ -245,7 +245,22 @@ def _in_deep_thread(work: Callable[[], _Walk]) -> _Walk:
     return results[0]
 
 
-def write(stream: Iterable[bytes], views: Iterable[memoryview], save: Save) -> dict[str, Any]:
+class Sink(Protocol):
+    """What a `Save` is to the writer."""
+
+    def add(self, data: bytes | bytearray | memoryview) -> dict[str, Any]:
+        """Store `data`; return what a reader needs to find it."""
+
+    @property
+    def bytes_total(self) -> int:
+        """Bytes taken so far."""
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes of them that the store did not have."""
+
+
+def write(stream: Iterable[bytes], views: Iterable[memoryview], save: Sink) -> dict[str, Any]:
     """Store the bytes of one walk; return the rest of the manifest's body. It needs nothing of the objects."""
     small = bytearray()
     buffers: list[dict[str, Any]] = []
