@@ -1,0 +1,307 @@
+"""Where a cell is: for each frame from the boundary up to the cell the statements it is inside of, and its variables."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import CodeType, FrameType
+from typing import Any, Protocol
+
+from ciuic_jupyter.resume import replay
+from ciuic_jupyter.resume.iterators import NotResumable, freeze
+from ciuic_jupyter.resume.rewrite import CELLS, Unit, key_of
+from ciuic_jupyter.resume.runtime import LOOPS, MANAGERS, Site, site
+
+_PLAIN = (int, float, complex, str, bytes, bool, type(None))
+_HELD = ("_thread", "threading", "_io", "io", "multiprocessing", "tempfile")
+
+
+class Units(Protocol):
+    """Knows which unit a code object belongs to."""
+
+    namespace: dict[str, Any]
+
+    def unit_of(self, code: CodeType) -> Unit | None:
+        """Return the unit `code` was compiled from, if it has hooks."""
+
+    def declared_global(self) -> set[str]:
+        """Return the names that some function of any unit may set."""
+
+
+@dataclass
+class Level:
+    """One frame on the way: user's code, or a library's wrapper that only enters a context manager around the next."""
+
+    frame: FrameType
+    unit: Unit | None = None
+    function: ast.FunctionDef | None = None
+    path: tuple[ast.AST, ...] = ()  # from the function's statement down to the loop or call under way
+    wrapper: Any = None
+
+
+def locate(frame: FrameType, place: Site, units: Units) -> list[Level]:
+    """Return the levels from the cell down to the loop of `place`; NotResumable if code can't be made for one."""
+    levels: list[Level] = []
+    current: FrameType | None = frame
+    target: Site | None = place
+    while current is not None:
+        if replay.is_machinery(current):
+            current = current.f_back
+            continue
+        level = _level(current, target, units)
+        levels.append(level)
+        if level.unit is not None and current.f_code.co_name == "<module>":
+            return levels[::-1]
+        target = None
+        current = current.f_back
+    raise NotResumable("it runs outside of a cell")
+
+
+def _level(frame: FrameType, place: Site | None, units: Units) -> Level:
+    code = frame.f_code
+    if (wrapper := _wrapper(frame)) is not None:
+        return Level(frame, wrapper=wrapper)
+    unit = units.unit_of(code)
+    if unit is None:
+        raise NotResumable(f"{code.co_qualname} of {_short(code)} is under way, which is not the notebook's code")
+    if frame.f_globals is not units.namespace:
+        raise NotResumable(f"{code.co_qualname} has a namespace of its own")
+    function: ast.FunctionDef | None = None
+    scope: ast.AST = unit.tree
+    if code.co_name != "<module>":
+        known = unit.function(code)
+        if known is None:
+            raise NotResumable(f"{code.co_qualname} is under way, which can't be entered again")
+        function = scope = known[0]
+    if place is not None:
+        path = _path(scope, lambda node: isinstance(node, ast.For | ast.While) and key_of(node) == place.key)
+    else:
+        path = _path_of_call(frame, scope)
+    if not path:
+        raise NotResumable(f"the place in {code.co_qualname} is not known")
+    _Check(frame, unit, function, units).check(scope, path)
+    return Level(frame, unit, function, path)
+
+
+def _short(code: CodeType) -> str:
+    return "/".join(code.co_filename.split("/")[-2:])
+
+
+def _wrapper(frame: FrameType) -> Any:
+    """Return what makes the context manager of a library's decorator, if `frame` runs one."""
+    code = frame.f_code
+    if code.co_name == "decorate_context" and code.co_filename.endswith("torch/utils/_contextlib.py"):
+        return frame.f_locals["ctx_factory"]
+    if code.co_qualname == "ContextDecorator.__call__.<locals>.inner" and code.co_filename.endswith("contextlib.py"):
+        return frame.f_locals["self"]._recreate_cm  # noqa: SLF001 - what the decorator itself calls
+    if code is replay.in_context.__code__:
+        return frame.f_locals["factory"]
+    return None
+
+
+def _path(scope: ast.AST, wanted: Any) -> tuple[ast.AST, ...]:
+    """Return the nodes below `scope` down to the one that is wanted; no functions or classes inside."""
+    for child in ast.iter_child_nodes(scope):
+        if wanted(child):
+            return (child,)
+        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+            below = _path(child, wanted)
+            if below:
+                return (child, *below)
+    return ()
+
+
+def _path_of_call(frame: FrameType, scope: ast.AST) -> tuple[ast.AST, ...]:
+    positions = list(frame.f_code.co_positions())[frame.f_lasti // 2]
+    end = positions[1], positions[3]
+    return _path(scope, lambda node: isinstance(node, ast.Call) and (node.end_lineno, node.end_col_offset) == end)
+
+
+def steps(scope: ast.AST, path: tuple[ast.AST, ...]) -> Iterator[tuple[ast.AST, str, ast.AST]]:
+    """Yield (parent, the field of it the child is in, child) from `scope` down."""
+    parent = scope
+    for child in path:
+        for field, value in ast.iter_fields(parent):
+            if value is child or (isinstance(value, list) and any(one is child for one in value)):
+                yield parent, field, child
+        parent = child
+
+
+_BLOCKS = {
+    ast.Module: ("body",),
+    ast.FunctionDef: ("body",),
+    ast.For: ("body", "orelse"),
+    ast.While: ("body", "orelse", "test"),
+    ast.If: ("body", "orelse", "test"),
+    ast.With: ("body",),
+    ast.Try: ("body", "orelse"),
+    ast.Match: ("cases",),
+    ast.match_case: ("body",),
+    ast.Expr: ("value",),
+    ast.Assign: ("value",),
+    ast.AnnAssign: ("value",),
+    ast.AugAssign: ("value",),
+    ast.Return: ("value",),
+    ast.Assert: ("test",),
+}
+_ORDER = {  # the fields of expressions in the order they are evaluated
+    ast.Call: ("func", "args", "keywords"),
+    ast.BinOp: ("left", "right"),
+    ast.Compare: ("left", "comparators"),
+    ast.BoolOp: ("values",),
+    ast.IfExp: ("test", "body", "orelse"),
+    ast.Tuple: ("elts",),
+    ast.List: ("elts",),
+    ast.Set: ("elts",),
+    ast.Subscript: ("value", "slice"),
+    ast.Attribute: ("value",),
+    ast.Starred: ("value",),
+    ast.keyword: ("value",),
+    ast.UnaryOp: ("operand",),
+    ast.NamedExpr: ("value",),
+    ast.JoinedStr: ("values",),
+    ast.FormattedValue: ("value",),
+}
+
+
+class _Check:
+    """Whether the way down a frame can be gone again without doing anything twice."""
+
+    def __init__(self, frame: FrameType, unit: Unit, function: ast.FunctionDef | None, units: Units) -> None:
+        self._frame = frame
+        self._unit = unit
+        self._function = function
+        self._shared = set(unit.cells(function)) if function is not None else set()
+        self._set = units.declared_global()
+
+    def check(self, scope: ast.AST, path: tuple[ast.AST, ...]) -> None:
+        for parent, field, child in steps(scope, path):
+            if type(parent) in _BLOCKS:
+                self._block(parent, field)
+            elif type(parent) in _ORDER:
+                self._before(parent, child)
+            else:
+                raise NotResumable(f"it is inside a {type(parent).__name__}, line {getattr(parent, 'lineno', '?')}")
+
+    def _block(self, parent: ast.AST, field: str) -> None:
+        if field not in _BLOCKS[type(parent)]:
+            where = {"handlers": "an except block", "finalbody": "a finally block"}.get(field, f"the {field} part")
+            line = getattr(parent, "lineno", "?")
+            raise NotResumable(f"it is inside {where} of the {type(parent).__name__.lower()} statement of line {line}")
+        if isinstance(parent, ast.AugAssign) and not self._pure(parent.target):
+            raise NotResumable(f"the old value of what line {parent.lineno} adds to was read already")
+
+    def _before(self, parent: ast.AST, child: ast.AST) -> None:
+        for name in _ORDER[type(parent)]:
+            value = getattr(parent, name)
+            for one in value if isinstance(value, list) else [value]:
+                if one is child:
+                    return
+                if not self._pure(one, called=isinstance(parent, ast.Call) and name == "func"):
+                    line = getattr(one, "lineno", "?")
+                    raise NotResumable(f"in line {line} something was computed before the call under way")
+
+    def _pure(self, node: ast.AST, *, called: bool = False) -> bool:
+        """Tell whether evaluating `node` again gives what it gave before and does nothing else."""
+        if isinstance(node, ast.Constant):
+            return True
+        if isinstance(node, ast.Name):
+            return self._unchanged(node.id)
+        if isinstance(node, ast.Attribute):
+            return called and self._pure(node.value, called=True)
+        if isinstance(node, ast.Tuple | ast.List | ast.JoinedStr):
+            return all(self._pure(one) for one in ast.iter_child_nodes(node) if isinstance(one, ast.expr))
+        if isinstance(node, ast.UnaryOp | ast.BinOp | ast.Compare | ast.BoolOp | ast.FormattedValue | ast.keyword):
+            leaves = [one for one in ast.iter_child_nodes(node) if isinstance(one, ast.expr)]
+            return all(self._pure(one) and self._plain(one) for one in leaves)
+        return False
+
+    def _unchanged(self, name: str) -> bool:
+        if self._function is not None and name in self._frame.f_code.co_varnames:
+            return True
+        return name not in self._shared and name not in self._set
+
+    def _plain(self, node: ast.AST) -> bool:
+        if not isinstance(node, ast.Name):
+            return True
+        names = self._frame.f_locals if node.id in self._frame.f_locals else self._frame.f_globals
+        return type(names.get(node.id)) in _PLAIN
+
+
+def describe(levels: list[Level]) -> str:
+    """Return where that is, for people."""
+    inner = levels[-1]
+    line = getattr(inner.path[-1], "lineno", "?")
+    if inner.function is None:
+        return f"the loop in line {line}"
+    return f"the loop in line {line}, in {inner.function.name}()"
+
+
+def record(levels: list[Level]) -> list[dict[str, Any]]:
+    """Return what makes the way back: live objects, for the same graph as the namespace."""
+    return [_record(level) for level in levels]
+
+
+def _record(level: Level) -> dict[str, Any]:
+    if level.unit is None:
+        return {"wrapper": level.wrapper}
+    frame, unit = level.frame, level.unit
+    scope: ast.AST = level.function if level.function is not None else unit.tree
+    found: dict[str, Any] = {
+        "unit": unit.name,
+        "file": frame.f_code.co_filename,
+        "target": _target(level.path[-1]),
+        "loops": {},
+        "managers": {},
+    }
+    for parent, field, _ in [*steps(scope, level.path), (level.path[-1], "body", None)]:
+        if isinstance(parent, ast.For) and field == "body":
+            iterator = LOOPS.get((id(frame), site(unit.name, key_of(parent))))
+            if iterator is None:
+                raise NotResumable(f"the iterator of line {parent.lineno} is not known")
+            found["loops"][key_of(parent)] = freeze(iterator)
+        elif isinstance(parent, ast.With) and field == "body":
+            found["managers"][key_of(parent)] = [_manager(frame, unit, parent, i) for i in range(len(parent.items))]
+    if level.function is not None:
+        found |= _variables(frame, unit, level.function)
+    return found
+
+
+def _target(node: ast.AST) -> tuple[str, Any]:
+    if isinstance(node, ast.Call):
+        return "call", (node.end_lineno, node.end_col_offset)
+    assert isinstance(node, ast.stmt)
+    return "loop", key_of(node)
+
+
+def _manager(frame: FrameType, unit: Unit, node: ast.With, number: int) -> tuple[Any, bool]:
+    known = MANAGERS.get((id(frame), site(unit.name, key_of(node)), number))
+    if known is None:
+        raise NotResumable(f"the context manager of line {node.lineno} is not known")
+    kind = type(known.manager)
+    if kind.__module__ == "contextlib" and kind.__name__.endswith("_GeneratorContextManager"):
+        raise NotResumable(f"the context manager of line {node.lineno} is a generator, whose place can't be saved")
+    package = kind.__module__.partition(".")[0]
+    enter_again = package not in (*_HELD, "__main__", "warnings", "sqlite3")
+    return known.manager, enter_again
+
+
+def _variables(frame: FrameType, unit: Unit, function: ast.FunctionDef) -> dict[str, Any]:
+    names = dict(frame.f_locals)
+    shown = names.pop(CELLS, None)
+    shared = unit.cells(function)
+    cells: dict[str, Any] = {}
+    if shared:
+        if shown is None:
+            raise NotResumable(f"{function.name}() shares variables that can't be reached")
+        cells = dict(zip(shown.__code__.co_freevars, shown.__closure__ or (), strict=True))
+    values = {name: value for name, value in names.items() if name not in cells and name.isidentifier()}
+    code = frame.f_code
+    first = code.co_varnames[0] if code.co_argcount else None
+    return {
+        "function": (code.co_firstlineno, code.co_name, code.co_qualname),
+        "first": first,
+        "values": values,
+        "cells": cells,
+    }

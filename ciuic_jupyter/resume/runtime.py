@@ -1,0 +1,131 @@
+"""The hooks at work: what loops and `with` blocks are under way, and the stop at a boundary.
+
+A hook costs a generator's step for a `for` and an attribute for a `while`. What is under way is known by the frame that
+runs it and by the place in the code.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
+from types import FrameType
+from typing import Any
+
+Key = tuple[int, "Site"]
+
+LOOPS: dict[Key, Iterator[Any]] = {}
+MANAGERS: dict[tuple[int, Site, int], Manager] = {}
+
+_SITES: dict[tuple[str, str], Site] = {}
+
+
+class Site:
+    """One loop or `with` of one unit; the same object wherever its code is."""
+
+    calm = True  # of the class: no boundary is wanted by anybody
+    stop: Callable[[Site, FrameType], None] | None = None
+
+    __slots__ = ("key", "unit")
+
+    def __init__(self, unit: str, key: str) -> None:
+        self.unit = unit
+        self.key = key
+
+    def __reduce__(self) -> Any:
+        return site, (self.unit, self.key)
+
+    def __repr__(self) -> str:
+        return f"<hook of line {self.key.partition(':')[0]}>"
+
+    def loop(self, iterable: Iterable[Any]) -> Generator[Any, None, None]:
+        """Yield what `iterable` has, with a boundary before each item."""
+        key = (id(sys._getframe(1)), self)
+        iterator: Iterator[Any] = iter(iterable)
+        if type(iterator) is io.TextIOWrapper:  # a file under iteration does not tell its position
+            iterator = iter(iterator.readline, "")
+        del iterable
+        LOOPS[key] = iterator
+        try:
+            if not Site.calm:
+                _boundary(self)
+            for item in iterator:
+                yield item
+                if not Site.calm:
+                    _boundary(self)
+        finally:
+            if LOOPS.get(key) is iterator:
+                del LOOPS[key]
+
+    def resumed(self, iterator: Iterator[Any], *, inside: bool) -> Generator[Any, None, None]:
+        """Go on with a loop; `inside` its body, where something else goes on first, with an item nobody reads."""
+        key = (id(sys._getframe(1)), self)
+        LOOPS[key] = iterator
+        try:
+            if inside:
+                yield None
+            if not Site.calm:
+                _boundary(self)
+            for item in iterator:
+                yield item
+                if not Site.calm:
+                    _boundary(self)
+        finally:
+            if LOOPS.get(key) is iterator:
+                del LOOPS[key]
+
+    def tick(self) -> bool:
+        """Be a boundary of a `while`."""
+        _boundary(self)
+        return True
+
+    def manager(self, manager: Any, number: int) -> Manager:
+        """Return what enters and leaves as `manager` does, and is known while it is entered."""
+        return Manager(manager, (id(sys._getframe(1)), self, number))
+
+
+def site(unit: str, key: str) -> Site:
+    """Return the one hook of that place."""
+    found = _SITES.get((unit, key))
+    if found is None:
+        found = _SITES[unit, key] = Site(unit, key)
+    return found
+
+
+class Manager:
+    """A context manager under way."""
+
+    __slots__ = ("again", "key", "manager")
+
+    def __init__(self, manager: Any, key: tuple[int, Site, int], *, again: bool = True) -> None:
+        """Stand for `manager`; without `again` it is entered already."""
+        kind = type(manager)
+        if not (hasattr(kind, "__enter__") and hasattr(kind, "__exit__")):
+            raise TypeError(f"'{kind.__name__}' object does not support the context manager protocol")
+        self.manager = manager
+        self.key = key
+        self.again = again
+
+    def __enter__(self) -> Any:
+        value = type(self.manager).__enter__(self.manager) if self.again else None
+        MANAGERS[self.key] = self
+        return value
+
+    def __exit__(self, *how: Any) -> Any:
+        MANAGERS.pop(self.key, None)
+        return type(self.manager).__exit__(self.manager, *how)
+
+
+def _boundary(place: Site) -> None:
+    """Offer a boundary of the frame that runs the loop of `place`, in the main thread."""
+    stop = Site.stop
+    if stop is not None and threading.current_thread() is threading.main_thread():
+        frame = sys._getframe(1).f_back
+        if frame is not None:
+            stop(place, frame)
+
+
+def caller_id() -> int:
+    """Return what names the frame that called the caller."""
+    return id(sys._getframe(2))
