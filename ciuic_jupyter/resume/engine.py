@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from types import CodeType, FrameType
 from typing import Any
 
-from ciuic_jupyter.resume import position, randomness
+from ciuic_jupyter.resume import modes, position, randomness
 from ciuic_jupyter.resume.iterators import NotResumable, watch_loaders
 from ciuic_jupyter.resume.replay import Way, put_site
 from ciuic_jupyter.resume.rewrite import FRAME, Rewriter, Unit, has_boundary, patch
@@ -32,7 +32,13 @@ class Boundary:
 
     def record(self) -> dict[str, Any]:
         """Return the position: live objects, to be saved in one graph with the namespace."""
-        return {"where": self.where, "frames": position.record(self._levels), "random": randomness.take()}
+        return {
+            "where": self.where,
+            "frames": position.record(self._levels),
+            "random": randomness.take(),
+            "began": self._engine.began,
+            "modes": modes.take(),
+        }
 
     def refuse(self, reason: str) -> None:
         """Never offer this boundary again: something it needs can't be saved."""
@@ -52,6 +58,7 @@ class Engine:
         self._files: dict[str, str] = {}
         self._set: dict[str, set[str]] = {}
         self._unit: Unit | None = None
+        self.began: dict[str, Any] = {}
         self._armed: Way | None = None
         self._way: Way | None = None
         self._serving = threading.local()
@@ -101,7 +108,7 @@ class Engine:
 
     def arm(self, recorded: Mapping[str, Any]) -> None:
         """Have the next cell go on from a position; LookupError or SyntaxError if there is no code for it."""
-        self._armed = Way(list(recorded["frames"]), dict(recorded["random"]), self._units, self.namespace)
+        self._armed = Way(recorded, self._units, self.namespace)
 
     # hooks
 
@@ -111,7 +118,9 @@ class Engine:
         way, self._armed = self._armed, None
         if way is not None:
             self._way, self._unit = way, way.unit
+            self.began = way.begin()
             return way.cell()
+        self.began = modes.take()
         unit = Unit(tree)
         self._add(unit)
         self._unit = unit
@@ -127,8 +136,9 @@ class Engine:
         if not isinstance(code, CodeType):
             return code
         watch_loaders()
-        if (self._unit is not None and not code.co_filename.startswith("<")) or (self._unit is not None and code.co_filename.startswith("<ipython-input-")):
-            self._files.setdefault(code.co_filename, self._unit.name)
+        name = code.co_filename
+        if self._unit is not None and (not name.startswith("<") or name.startswith("<ipython-input-")):
+            self._files.setdefault(name, self._unit.name)
         return patch(code, self._put)
 
     def _put(self, text: str) -> Any:
@@ -184,7 +194,7 @@ class _Transformer(ast.NodeTransformer):
         try:
             return ast.fix_missing_locations(self._engine.hook(node))
         except (SyntaxError, RecursionError, ValueError, LookupError):
-            if self._engine._way is not None:  # noqa: SLF001 - going on from the wrong place is worse than an error
+            if self._engine._way is not None:
                 raise
             _log.warning("a cell runs without hooks: it can't be paused inside", exc_info=True)
             return node

@@ -180,22 +180,22 @@ def _loader(iterator: Any) -> Frozen:
     loader, mark, times = getattr(iterator, _MARK)
     if getattr(loader, "persistent_workers", False) and times > 1:
         raise NotResumable("its workers are persistent and have lived through earlier passes")
-    return "loader", loader, mark, iterator._num_yielded  # noqa: SLF001 - torch counts, nobody else does
+    return "loader", loader, mark, iterator._num_yielded
 
 
 def _thaw_loader(loader: Any, mark: Any, taken: int) -> Iterator[Any]:
     generators = _generators(loader)
     now = randomness.take(generators)
     if getattr(loader, "_iterator", None) is not None and loader.num_workers:
-        loader._iterator = None  # noqa: SLF001 - workers of another process
+        loader._iterator = None
     watch_loaders()
     randomness.put(mark, generators)
     iterator: Iterator[Any] = iter(loader)
     by_index = loader.num_workers == 0 and type(iterator).__name__ == "_SingleProcessDataLoaderIter"
     if by_index and not _is_stream(loader):
         for _ in range(taken):
-            iterator._next_index()  # type: ignore[attr-defined]  # noqa: SLF001
-        iterator._num_yielded = taken  # type: ignore[attr-defined]  # noqa: SLF001
+            iterator._next_index()  # type: ignore[attr-defined]
+        iterator._num_yielded = taken  # type: ignore[attr-defined]
     else:
         for _ in itertools.islice(iterator, taken):
             pass

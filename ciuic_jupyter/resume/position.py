@@ -1,4 +1,4 @@
-"""Where a cell is: for each frame from the boundary up to the cell the statements it is inside of, and its variables."""
+"""Where a cell is: each frame from the boundary up to the cell, what it is inside of, and its variables."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _wrapper(frame: FrameType) -> Any:
     if code.co_name == "decorate_context" and code.co_filename.endswith("torch/utils/_contextlib.py"):
         return frame.f_locals["ctx_factory"]
     if code.co_qualname == "ContextDecorator.__call__.<locals>.inner" and code.co_filename.endswith("contextlib.py"):
-        return frame.f_locals["self"]._recreate_cm  # noqa: SLF001 - what the decorator itself calls
+        return frame.f_locals["self"]._recreate_cm
     if code is replay.in_context.__code__:
         return frame.f_locals["factory"]
     return None

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Mapping
 from types import CellType, CodeType, FrameType, FunctionType
 from typing import Any
 
-from ciuic_jupyter.resume import iterators, randomness, runtime
+from ciuic_jupyter.resume import iterators, modes, randomness, runtime
 from ciuic_jupyter.resume.rewrite import (
     FRAME,
     SITE,
@@ -68,6 +68,8 @@ class Frame:
         manager, again = self._recorded["managers"][key][number]
         # the block belongs to the frame that runs this
         caller = runtime.caller_id()
+        if again:
+            modes.before(manager)
         return runtime.Manager(manager, (caller, runtime.site(self._recorded["unit"], key), number), again=again)
 
     def enter(self) -> Any:
@@ -78,21 +80,15 @@ class Frame:
 class Way:
     """The way from a cell down to its boundary, gone once."""
 
-    def __init__(
-        self,
-        recorded: list[Mapping[str, Any]],
-        random: dict[str, Any],
-        units: Mapping[str, Unit],
-        names: dict[str, Any],
-    ) -> None:
+    def __init__(self, position: Mapping[str, Any], units: Mapping[str, Unit], names: dict[str, Any]) -> None:
         """Make the code of all frames but the cell's own; `names` is the live namespace."""
-        self._random = random
-        self._recorded = recorded
+        self._position = position
+        self._recorded: list[Mapping[str, Any]] = list(position["frames"])
         self._names = names
         self._units = units
-        self._frames = [Frame(self, number, one) for number, one in enumerate(recorded)]
+        self._frames = [Frame(self, number, one) for number, one in enumerate(self._recorded)]
         self._functions: dict[int, Callable[..., Any]] = {}
-        for number, one in enumerate(recorded):
+        for number, one in enumerate(self._recorded):
             if number and "wrapper" not in one:
                 self._functions[number] = self._function(number, one)
 
@@ -106,6 +102,12 @@ class Way:
         unit = Unit(self.unit.tree)
         return Specialiser(unit, unit.tree, self._recorded[0], 0).module()
 
+    def begin(self) -> dict[str, Any]:
+        """Set the modes the cell began with, and return them."""
+        began: dict[str, Any] = self._position["began"]
+        modes.put(began)
+        return began
+
     def put(self, text: str) -> Any:
         """Return the object a text stands for."""
         if text.startswith(FRAME):
@@ -116,7 +118,8 @@ class Way:
         """Be live from here."""
         for frame in self._frames:
             frame.on = False
-        randomness.put(self._random)
+        modes.put(self._position["modes"])
+        randomness.put(self._position["random"])
 
     def enter(self, number: int) -> Any:
         """Go on in frame `number`."""

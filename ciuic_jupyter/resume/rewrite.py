@@ -126,7 +126,7 @@ def at(node: ast.AST, made: _Node) -> _Node:
     """Give `made` and all in it that has no place yet the place of `node`."""
     place = {name: getattr(node, name) for name in ("lineno", "col_offset", "end_lineno", "end_col_offset")}
     for part in ast.walk(made):
-        if "lineno" in part._attributes and not hasattr(part, "lineno"):
+        if "lineno" in type(part)._attributes and not hasattr(part, "lineno"):
             for name, value in place.items():
                 setattr(part, name, value)
     return made

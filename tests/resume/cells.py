@@ -49,7 +49,7 @@ def in_child(work: Callable[[], Answer]) -> Answer:
         try:
             os.close(reading)
             answer = work()
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - told in the parent
             answer = {"error": traceback.format_exc()}
         with os.fdopen(writing, "wb") as file:
             pickle.dump(answer, file)
@@ -82,8 +82,8 @@ def plain(value: Any) -> Any:
     torch = sys.modules.get("torch")
     numpy = sys.modules.get("numpy")
     if torch is not None and isinstance(value, torch.Tensor):
-        return str(value.dtype), tuple(value.shape), value.detach().contiguous().view(torch.uint8).numpy().tobytes()
-    if torch is not None and hasattr(value, "state_dict"):
+        return str(value.dtype), tuple(value.shape), value.detach().reshape(-1).view(torch.uint8).numpy().tobytes()
+    if torch is not None and hasattr(value, "state_dict") and not isinstance(value, type):
         return plain(value.state_dict())
     if numpy is not None and isinstance(value, numpy.ndarray):
         return value.dtype.str, value.shape, value.tobytes()
@@ -163,7 +163,7 @@ def in_child_until_pause(work: Callable[[], Answer]) -> Answer:
         _answers.append(writing)
         try:
             answer = work()
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - told in the parent
             answer = {"error": traceback.format_exc()}
         with os.fdopen(writing, "wb") as file:
             pickle.dump(answer, file)
