@@ -18,13 +18,14 @@ from ciuic_jupyter.kernels.agent_requests import Requests
 from ciuic_jupyter.kernels.blobs import Blobs
 from ciuic_jupyter.kernels.departure import Departure
 from ciuic_jupyter.kernels.eventlog import EventLog
+from ciuic_jupyter.kernels.holds import Holds
 from ciuic_jupyter.kernels.kernel_link import KernelLink
 from ciuic_jupyter.kernels.lease import Lease, boottime
 from ciuic_jupyter.kernels.nursery import Nursery
 from ciuic_jupyter.kernels.plane_socket import PlaneSocket
 from ciuic_jupyter.kernels.processes import kill_tree
 from ciuic_jupyter.kernels.runs import Runs
-from ciuic_jupyter.kernels.saving import Saver
+from ciuic_jupyter.kernels.saving import Kernel, Saver
 from ciuic_jupyter.kernels.usage import Usage
 from ciuic_jupyter.monitor.proof import touch_alive, write_final
 
@@ -52,6 +53,7 @@ class Agent:
         self.checkpoint: int | None = config.checkpoint
         self.log = EventLog(config.directory / "events", config.first_seq)
         self.runs = Runs(self.emit, kernel)
+        self.holds = Holds(self.runs, self._newest_event)
         self.blobs = Blobs(config.directory / "blobs")
         self.requests = Requests(self)
         self.socket = PlaneSocket(config.secrets.token, self.log, self._hello, self.requests.handle)
@@ -63,6 +65,8 @@ class Agent:
         self.departure = Departure(self, config)
         self.link: KernelLink
         self.saver: Saver
+        self.save_over = asyncio.Event()
+        self.save_over.set()
         self._unwritten: deque[tuple[Mapping[str, Any], Sequence[bytes | memoryview]]] = deque()
         self._leaving: asyncio.Future[str]
         self._prepared_for: tuple[str | None, ...] = ()
@@ -72,11 +76,12 @@ class Agent:
         """Run the machine from its kernel's start to its last process."""
         loop = asyncio.get_running_loop()
         self._leaving = loop.create_future()
-        loop.add_signal_handler(signal.SIGTERM, self.leave, "stopped")
+        loop.add_signal_handler(signal.SIGTERM, self._terminated)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         loop.add_signal_handler(signal.SIGCHLD, self._reap)
         self.link = KernelLink(connection, self.runs.on_iopub, self.runs.on_stdin)
-        self.saver = Saver(self.config, self.link, self.nursery, self._progress)
+        kernel = Kernel(self.link, self.runs, self.holds)
+        self.saver = Saver(self.config, kernel, self.nursery, self._progress)
         self._reap()  # a kernel that died before the handler was there
         for work in (self._start_kernel(), self._watch(), self.usage.sample_for_ever()):
             self.spawn(work)
@@ -96,10 +101,25 @@ class Agent:
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("a part of the agent failed", exc_info=error)
 
+    @property
+    def leaving(self) -> bool:
+        """Whether the machine ends."""
+        return self._leaving.done()
+
     def leave(self, reason: str) -> None:
         """End the machine; the first reason counts."""
         if not self._leaving.done():
             self._leaving.set_result(reason)
+
+    def _terminated(self) -> None:
+        """SIGTERM: save the cell under way unless it was asked for in order, then leave; a second one hurries."""
+        if self.departure.preempts():
+            self.spawn(self.departure.preempted())
+        else:
+            self.leave("stopped")
+
+    def _newest_event(self) -> int:
+        return self.log.last_seq + len(self._unwritten)
 
     def emit(self, header: Mapping[str, Any], buffers: Sequence[bytes | memoryview] = ()) -> None:
         """Write an event to the log and wake the sender; on a full disk it waits in memory for its turn."""
@@ -128,6 +148,7 @@ class Agent:
             "kernel": self.kernel,
             "error": self.error,
             "run": self.runs.current.run if self.runs.current else None,
+            "held": self.holds.held,
             "last_seq": self.log.last_seq,
             "boot_id": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
             "restored": self.restored,
@@ -139,6 +160,7 @@ class Agent:
             await self.link.ready()
             if self.config.checkpoint is not None:
                 self.restored = await self.saver.restore(self.config.checkpoint)
+                self.runs.suspended = self.restored["run"]
         except KernelDied:
             return
         except (CiuicError, OSError) as error:
@@ -148,6 +170,7 @@ class Agent:
             return
         self.kernel = "ready"
         self.runs.attach(self.link)
+        self.holds.attach(self.link)
         report = {"report": self.restored} if self.restored is not None else {}
         state = "restored" if self.restored is not None else "ready"
         self.emit({"kind": "kernel", "run": None, "state": state, **report})
@@ -167,6 +190,7 @@ class Agent:
         await self.link.drained()
         self.kernel, self.error = "dead", reason
         self.link.died(reason)
+        self.holds.died(reason)
         self.runs.died(reason)
         self.emit({"kind": "kernel", "run": None, "state": "dead", "exit_code": code, "signal": number})
 
@@ -174,20 +198,36 @@ class Agent:
         self.socket.tell({"type": "progress", "step": step, "done": done, "total": total})
 
     async def save(self) -> dict[str, Any]:
-        """Save behind the cell under way; UsageError while another save is on, SaveFailed if there is no checkpoint."""
+        """Save the cell that holds, or behind the one under way.
+
+        UsageError while another save is on, SaveFailed if there is no checkpoint.
+        """
         if self.saving:
             raise UsageError("a save is under way; wait for its reply")
         if self.kernel != "ready":
             raise SaveFailed(f"the kernel is {self.kernel}: there is nothing to save")
         self.saving = True
+        self.save_over.clear()
         try:
             self._progress("waiting", 0, 3)
-            await self.runs.idle.wait()
             done = await self.saver.save()
             self.checkpoint = int(done["seq"])
             return done
         finally:
             self.saving = False
+            self.save_over.set()
+
+    async def take_checkpoint(self) -> dict[str, Any]:
+        """Hold the cell under way, save it, and let it go on; UsageError if none runs or it ends before it holds."""
+        held = await self.holds.hold(keep=False)
+        if held["run"] is None:
+            raise UsageError("no cell runs; save the session as it is")
+        if not held["held"]:
+            raise UsageError(f"run {held['run']} ended, or was let go, before it held; nothing was saved")
+        try:
+            return await self.save()
+        finally:
+            await self.holds.release()
 
     async def _watch(self) -> None:
         """Prove each second that this machine lives, and look at the lease."""

@@ -26,6 +26,11 @@ class Requests:
             "input": self._input,
             "comm": self._comm,
             "save": self._save,
+            "hold": self._hold,
+            "go": self._go,
+            "checkpoint": self._checkpoint,
+            "boundary": self._boundary,
+            "resume": self._resume,
             "push": self._push,
             "pull": self._pull,
             "names": self._names,
@@ -70,6 +75,31 @@ class Requests:
 
     async def _save(self, frame: Frame) -> Reply:
         return await self._agent.save()
+
+    async def _hold(self, frame: Frame) -> Reply:
+        self._need_kernel()
+        return await self._agent.holds.hold()
+
+    async def _go(self, frame: Frame) -> Reply:
+        return {"went": await self._agent.holds.go()}
+
+    async def _checkpoint(self, frame: Frame) -> Reply:
+        self._need_kernel()
+        return await self._agent.take_checkpoint()
+
+    async def _boundary(self, frame: Frame) -> Reply:
+        self._need_kernel()
+        return await self._agent.holds.look()
+
+    async def _resume(self, frame: Frame) -> Reply:
+        if self._agent.saving:
+            raise UsageError("busy: a save is under way; the run can go on when it is done")
+        self._need_kernel()
+        run, shown = frame.header.get("run"), frame.header.get("shown") or []
+        if not isinstance(run, str) or not isinstance(shown, list):
+            raise UsageError("resume needs run, a text, and shown, a list of output events; nothing was started")
+        self._agent.runs.resume(run, shown)
+        return {"run": run}
 
     async def _push(self, frame: Frame) -> Reply:
         self._need_kernel()

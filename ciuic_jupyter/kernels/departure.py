@@ -1,4 +1,4 @@
-"""How a machine that nobody hears leaves: its cell ends, its state is saved and verified, then it stops."""
+"""How a machine leaves by itself, unheard or preempted: its cell holds or ends, its state is saved, then it stops."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ _log = logging.getLogger(__name__)
 
 INTERRUPT_GRACE = 30.0  # seconds an overdue cell has to end after its interrupt
 SAVE_AGAIN = 30.0  # seconds between two saves that fail
+_ASKED = "stopped"  # a file in the machine's directory: its provider was asked to stop it, and nothing is left to save
 
 
 class Departure:
@@ -29,6 +30,7 @@ class Departure:
         self._under_way = False
         self._not_before = 0.0
         self._failing_since: float | None = None
+        self._preempted = False
 
     def due(self, lapsed: bool) -> bool:
         """Whether a step should be taken now."""
@@ -48,15 +50,20 @@ class Departure:
         agent = self._agent
         if agent.kernel != "ready":
             agent.leave(f"lease: the kernel is {agent.kernel}")
-        elif agent.runs.current is not None:
+        elif agent.runs.current is not None and not agent.holds.held:
             await self._end_cell()
         elif not agent.saving:
             await self._save_and_leave()
 
     async def _end_cell(self) -> None:
-        """Let the cell go on; past the deadline interrupt it, and if that does not help leave without its work."""
+        """Let the cell go on; past the deadline save it where it holds, or interrupt it, or leave without its work."""
         agent = self._agent
         if not agent.lease.over(boottime()):
+            return
+        if not agent.saving and await self._held(INTERRUPT_GRACE):
+            await self._save_and_leave()
+            if not agent.leaving:
+                await agent.holds.release()
             return
         agent.runs.interrupt(None)
         with suppress(TimeoutError):
@@ -65,14 +72,53 @@ class Departure:
         if agent.runs.current is not None and agent.lease.lapsed(boottime()):
             agent.leave("lease: the deadline passed and the cell could not be interrupted")
 
+    async def _held(self, seconds: float) -> bool:
+        """Whether the cell under way holds within `seconds`; else it is no longer asked to."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                return bool((await self._agent.holds.hold(keep=False))["held"])
+        await self._agent.holds.release()
+        return False
+
+    def preempts(self) -> bool:
+        """Whether a SIGTERM now comes from somebody who takes the machine away under a cell; true once."""
+        agent = self._agent
+        if self._preempted or self._config.preempt_seconds <= 0 or (self._config.directory / _ASKED).exists():
+            return False
+        self._preempted = agent.kernel == "ready" and agent.runs.current is not None
+        return self._preempted
+
+    async def preempted(self) -> None:
+        """Save the cell under way where it holds, and leave; without it if it does not hold in time."""
+        agent = self._agent
+        reason = "stopped"
+        try:
+            before = agent.checkpoint
+            async with asyncio.timeout(self._config.preempt_seconds):
+                held = await agent.holds.hold()
+            if held["held"]:
+                await agent.save_over.wait()  # somebody else's
+                if agent.checkpoint == before:
+                    await agent.save()
+                reason = "preempted: the cell under way is saved"
+        except TimeoutError:
+            reason = "stopped: the cell under way did not hold in time"
+        except CiuicError as error:
+            _log.error("the machine is taken away and the save failed: %s", error)
+            reason = f"stopped: the cell under way could not be saved: {error}"
+        finally:
+            agent.leave(reason)
+
     async def _save_and_leave(self) -> None:
         try:
             await self._agent.save()
         except CiuicError as error:
             self._failed(error)
+            with suppress(CiuicError):
+                await self._agent.holds.go()  # nobody is there to let it go on
             return
         self._failing_since = None
-        if self._agent.lease.lapsed(boottime()) and self._agent.runs.current is None:
+        if self._agent.lease.lapsed(boottime()) and (self._agent.runs.current is None or self._agent.holds.held):
             self._agent.leave("lease")
 
     def _failed(self, error: CiuicError) -> None:

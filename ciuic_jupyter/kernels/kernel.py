@@ -2,33 +2,49 @@
 
 from __future__ import annotations
 
+import ast
 import random
 import signal
 import threading
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
+from IPython.core.error import InputRejected
 from traitlets import Dict, DottedObjectName, Type
 from traitlets.config import Config
 
-from ciuic_jupyter.kernels.kernel_requests import Requests
+from ciuic_jupyter.errors import CheckpointError, CiuicError, UsageError
+from ciuic_jupyter.kernels.hold import Cell, Holder
+from ciuic_jupyter.kernels.kernel_requests import Requests, Suspended
 from ciuic_jupyter.kernels.kernel_streams import SoftStream, order_iopub
+from ciuic_jupyter.kernels.pause import HOLD, RESUME
+from ciuic_jupyter.resume.engine import Engine
 
 REQUEST = "ciuic_request"
 REPLY = "ciuic_reply"
 
 
 class CiuicKernel(IPythonKernel):  # type: ignore[misc]  # ipykernel has no types
-    """An IPythonKernel with one more shell message: ciuic_request {op, ...} -> ciuic_reply {status, ...}."""
+    """An IPythonKernel with one more shell message: ciuic_request {op, ...} -> ciuic_reply {status, ...}.
+
+    Its cells can be held at the top of any loop's turn: ciuic_hold {op, ...} on the control channel is answered at once
+    by ciuic_reply, and what comes of it is an iopub message ciuic_hold {state, ...} in order with the cell's output.
+    """
 
     def __init__(self, **kwargs: Any) -> None:
         self._interrupted = False
         super().__init__(**kwargs)
         self._run_code, self.shell.run_code = self.shell.run_code, self._interruptible
-        self.requests = Requests(self.shell)
+        self.engine = Engine()
+        self.engine.install(self.shell)
+        self.shell.ast_transformers[-1] = self.hooks = Hooks(self.engine.transformer)
+        self.requests = Requests(self.shell, self.engine)
+        self.holder = Holder(self.engine, self)
         self.shell_handlers[REQUEST] = self.ciuic_request
+        self.control_handlers[HOLD] = self.ciuic_hold
 
     @cached_property
     def banner(self) -> str:
@@ -48,16 +64,42 @@ class CiuicKernel(IPythonKernel):  # type: ignore[misc]  # ipykernel has no type
         content = self.requests.answer(parent["content"])
         self.session.send(stream, REPLY, content, parent, ident)
 
+    def ciuic_hold(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
+        """Answer one request about the cell under way, in the control thread."""
+        self.session.send(stream, REPLY, self.holder.answer(parent["content"]), parent, ident)
+
+    def say(self, parent: Mapping[str, Any], content: Mapping[str, Any]) -> None:
+        """Publish a word about a hold."""
+        self.session.send(self.iopub_socket, HOLD, dict(content), parent=dict(parent), ident=self._topic(HOLD))
+
+    def flush(self) -> None:
+        """Send what was printed; on return it is on its way."""
+        for output in (self._stdout, self._stderr):
+            if isinstance(output, SoftStream):
+                output.drain()
+
+    def save_held(self, request: Mapping[str, Any], cell: Cell, position: Any) -> dict[str, Any]:
+        """Save in the middle of a cell."""
+        return self.requests.save_held(request, cell, position)
+
     def pre_handler_hook(self) -> None:
         """Before each request: let Ctrl-C raise at once, but for a cell only when its own code runs.
 
         Raised in the moments before, ipykernel leaves the request without a reply, for which a client waits for ever,
         or IPython takes it for an error of a callback and runs the cell.
         """
-        kind = self.get_parent("shell")["header"]["msg_type"]
-        handler = self._interrupt_later if kind == "execute_request" else signal.default_int_handler
+        parent = self.get_parent("shell")
+        is_cell = parent["header"]["msg_type"] == "execute_request"
+        handler = self._interrupt_later if is_cell else signal.default_int_handler
         self.saved_sigint_handler = signal.signal(signal.SIGINT, handler)
         self._interrupted = False
+        if is_cell:
+            self.holder.begin(parent)
+
+    def post_handler_hook(self) -> None:
+        """After each request, also one that reached no cell's code."""
+        self.holder.end(self.get_parent("shell")["header"]["msg_id"])
+        super().post_handler_hook()
 
     def _interrupt_later(self, *_: Any) -> None:
         self._interrupted = True
@@ -72,25 +114,97 @@ class CiuicKernel(IPythonKernel):  # type: ignore[misc]  # ipykernel has no type
                 raise KeyboardInterrupt
         return await self._run_code(*args, **kwargs)
 
+    def _publish_execute_input(self, code: str, parent: dict[str, Any], execution_count: int) -> None:
+        """Show a cell as begun; one that goes on was shown before and says so to the agent alone."""
+        if _resumes(parent):
+            self.say(parent, {"state": "resumed"})
+        else:
+            super()._publish_execute_input(code, parent, execution_count)
+
     async def do_execute(self, *args: Any, **kwargs: Any) -> Any:
+        if threading.current_thread() is not threading.main_thread():  # a subshell's
+            try:
+                return await super().do_execute(*args, **kwargs)
+            finally:
+                self.flush()
+        suspended, self.requests.suspended = self.requests.suspended, None
+        cell = self.holder.cell
         try:
+            if cell is not None:
+                kwargs = self._prepare(cell, suspended, kwargs)
             return await super().do_execute(*args, **kwargs)
         except KeyboardInterrupt:
             return self._interrupted_reply()
+        except CiuicError as error:
+            return {"status": "error", "ename": type(error).__name__, "evalue": str(error), **self._empty_reply()}
         finally:
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGINT, self._interrupt_later)
-            for output in (self._stdout, self._stderr):
-                if isinstance(output, SoftStream):
-                    output.drain()
+            signal.signal(signal.SIGINT, self._interrupt_later)
+            self.flush()
+            if cell is not None:
+                self.holder.end(cell.message)
+
+    def _prepare(self, cell: Cell, suspended: Suspended | None, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Note how `cell` is run, or have it go on where it was paused; return do_execute's arguments."""
+        if not _resumes(cell.parent):
+            cell.count = self.shell.execution_count
+            cell.store_history = bool(kwargs.get("store_history", True))
+            cell.allow_stdin = bool(kwargs.get("allow_stdin"))
+            return kwargs
+        if suspended is None:
+            raise UsageError("no cell was restored that could go on; run it again from its beginning")
+        cell.count, cell.store_history = suspended.count, suspended.store_history
+        cell.allow_stdin = suspended.allow_stdin
+        try:
+            self.engine.arm(suspended.position)
+        except (LookupError, SyntaxError, TypeError, ValueError) as error:
+            raise CheckpointError(f"the cell can't go on ({error}); the variables are as they stood") from error
+        self.hooks.must_go_on = True
+        self.shell.execution_count = suspended.count
+        if suspended.store_history:
+            _skip_once(self.shell.history_manager, "store_inputs")
+        return {**kwargs, "store_history": cell.store_history, "allow_stdin": cell.allow_stdin}
+
+    def _empty_reply(self) -> dict[str, Any]:
+        count = self.shell.execution_count
+        return {"traceback": [], "execution_count": count, "payload": [], "user_expressions": {}}
 
     def _interrupted_reply(self) -> dict[str, Any]:
         """Show the interrupt that is being handled as the cell's error and return the reply to it."""
         self.shell.showtraceback()
         traceback = self.shell._last_traceback or []  # noqa: SLF001 - where ipykernel takes it from, too
         shown = {"ename": "KeyboardInterrupt", "evalue": "", "traceback": traceback}
-        count = self.shell.execution_count
-        return {"status": "error", **shown, "execution_count": count, "payload": [], "user_expressions": {}}
+        return {"status": "error", **self._empty_reply(), **shown}
+
+
+def _resumes(parent: Mapping[str, Any]) -> bool:
+    return bool((parent.get("metadata") or {}).get(RESUME))
+
+
+def _skip_once(owner: Any, method: str) -> None:
+    """Make the next call of a method of `owner` do nothing."""
+
+    def skip(*_: Any, **__: Any) -> None:
+        delattr(owner, method)
+
+    setattr(owner, method, skip)
+
+
+class Hooks(ast.NodeTransformer):
+    """The engine's transformer, as IPython calls it with each cell."""
+
+    def __init__(self, transformer: Any) -> None:
+        self._transformer = transformer
+        self.must_go_on = False  # the next tree is a cell that goes on in its middle
+
+    def visit(self, node: ast.AST) -> Any:
+        """Return the tree with hooks. InputRejected for a cell that can't go on: it must not run from its beginning."""
+        must_go_on, self.must_go_on = self.must_go_on, False
+        try:
+            return self._transformer.visit(node)
+        except Exception as error:
+            if not must_go_on:
+                raise
+            raise InputRejected(f"the cell can't go on ({error}); the variables are as they stood") from error
 
 
 class KernelApp(IPKernelApp):  # type: ignore[misc]  # ipykernel has no types

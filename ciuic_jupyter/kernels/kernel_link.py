@@ -84,6 +84,7 @@ class KernelLink:
         self._dead: str | None = None
         self._waiting: set[asyncio.Future[Message]] = set()
         self._shell = self._channel(info, "shell", SocketType.DEALER, self._shell_message)
+        self._control = self._channel(info, "control", SocketType.DEALER, self._shell_message)
         self._stdin = self._channel(info, "stdin", SocketType.DEALER, on_stdin)
         self._iopub = self._channel(info, "iopub", SocketType.SUB, self._iopub_message)
 
@@ -162,6 +163,23 @@ class KernelLink:
             raise _error_of(reply, op)
         return reply
 
+    def control(self, kind: str, content: Mapping[str, Any]) -> None:
+        """Send one message past the cell under way; KernelDied after the kernel's death."""
+        if self._dead is not None:
+            raise KernelDied(self._dead)
+        self._control.send(kind, content)
+
+    async def request_control(self, kind: str, content: Mapping[str, Any]) -> dict[str, Any]:
+        """Do so and return the reply's content. KernelDied if the kernel ends; what it raised if it can't."""
+        if self._dead is not None:
+            raise KernelDied(self._dead)
+        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._replies[self._control.send(kind, content)] = _resolver(answer)
+        reply = dict((await self._unless_dead(answer))["content"])
+        if reply.get("status") != "ok":
+            raise _error_of(reply, str(content.get("op", kind)))
+        return reply
+
     async def _unless_dead(self, answer: asyncio.Future[Message]) -> Message:
         self._waiting.add(answer)
         try:
@@ -189,7 +207,7 @@ class KernelLink:
 
     def close(self) -> None:
         """Close the sockets; nothing is sent any more."""
-        for channel in (self._shell, self._stdin, self._iopub):
+        for channel in (self._shell, self._control, self._stdin, self._iopub):
             channel.close()
         self._context.term()
 

@@ -1,4 +1,4 @@
-"""What a kernel does for its agent between two cells: save, restore, push, pull, names."""
+"""What a kernel does for its agent between two cells, or at a boundary of one: save, restore, push, pull, names."""
 
 from __future__ import annotations
 
@@ -8,19 +8,40 @@ import sys
 import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ciuic_jupyter.errors import CiuicError, ProtocolError, UnknownName, UsageError
 from ciuic_jupyter.kernels import kernel_state, variables
+from ciuic_jupyter.kernels.hold import Cell, Refused
+from ciuic_jupyter.kernels.pause import is_position
+from ciuic_jupyter.resume.engine import Engine
+
+
+@dataclass(frozen=True)
+class Suspended:
+    """A cell that a checkpoint holds in its middle: where it is, and how it was run."""
+
+    position: Any
+    count: int
+    store_history: bool
+    allow_stdin: bool
+
+    def state(self) -> dict[str, Any]:
+        """Return the parts of a saved state that say all this."""
+        how = {"count": self.count, "store_history": self.store_history, "allow_stdin": self.allow_stdin}
+        return {"position": self.position, "cell": how}
 
 
 class Requests:
     """The requests of one kernel; each runs in its main thread, with nothing of ours in the user's namespace."""
 
-    def __init__(self, shell: Any) -> None:
-        """Serve the namespace of `shell`, an InteractiveShell."""
+    def __init__(self, shell: Any, engine: Engine) -> None:
+        """Serve the namespace of `shell`, an InteractiveShell, whose cells run with the hooks of `engine`."""
+        self.suspended: Suspended | None = None  # restored, and neither resumed nor dropped
         self._shell = shell
+        self._engine = engine
         self._watch = kernel_state.Watch()
         self._own_modules = frozenset(sys.modules)  # of the kernel itself, before any cell
         self._ops: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
@@ -42,6 +63,9 @@ class Requests:
             return {**operation(request), "status": "ok"}
         except CiuicError as error:
             return {"status": "error", "type": type(error).__name__, "message": str(error)}
+        except Refused as refused:
+            message = f"the paused cell can't be saved anew: {refused.path}: {refused.reason}; resume it first"
+            return {"status": "error", "type": "SaveFailed", "message": message}
         except KeyboardInterrupt:
             return {"status": "error", "type": "UsageError", "message": f"{op} was interrupted; ask again"}
         except BaseException as error:  # noqa: BLE001 - a reducer of the user's may raise anything, even SystemExit
@@ -53,17 +77,32 @@ class Requests:
         `placeholders` are variables to leave out, with the reason: they did not load again last time. The body goes to
         the file `body_path` where the request names one, else into the answer.
         """
+        with _undisturbed():
+            return self._save(request, self.suspended, kernel_state.session_state(self._shell))
+
+    def save_held(self, request: Mapping[str, Any], cell: Cell, position: Any) -> dict[str, Any]:
+        """Do the same in the middle of `cell`; Refused if what its position needs can't be saved."""
+        suspended = Suspended(position, cell.count, cell.store_history, cell.allow_stdin)
+        held = cell.count if cell.store_history else None
+        with kernel_state.between_cells(self._shell):
+            return self._save(request, suspended, kernel_state.session_state(self._shell, held))
+
+    def _save(self, request: Mapping[str, Any], suspended: Suspended | None, state: dict[str, Any]) -> dict[str, Any]:
         from ciuic_jupyter.checkpoint.namespace import capture  # noqa: PLC0415 - only a kernel that is saved needs it
         from ciuic_jupyter.checkpoint.store import Store  # noqa: PLC0415
 
-        with _undisturbed():
-            body = capture(
-                self._shell.user_ns,
-                Store(Path(request["store"])),
-                hidden=kernel_state.hidden_names(self._shell),
-                state=kernel_state.session_state(self._shell),
-                force_placeholders=request.get("placeholders") or {},
-            )
+        placeholders = dict(request.get("placeholders") or {})
+        if suspended is not None:
+            _check_position(placeholders)
+        body = capture(
+            self._shell.user_ns,
+            Store(Path(request["store"])),
+            hidden=kernel_state.hidden_names(self._shell),
+            state={**state, "resume": self._engine.state(), **(suspended.state() if suspended else {})},
+            force_placeholders=placeholders,
+        )
+        if suspended is not None:
+            _check_position({line["path"]: line["reason"] for line in body["placeholders"]})
         running = self._watch.running()
         body["placeholders"] += [{"name": "", "path": "", "reason": what} for what in running]
         if path := request.get("body_path"):
@@ -72,19 +111,27 @@ class Requests:
         return {"body": body, "running": running}
 
     def restore(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Fill the namespace, which stays the same dict, from a body (or `body_path`) that the agent has verified."""
+        """Fill the namespace, which stays the same dict, from a body (or `body_path`) that the agent has verified.
+
+        `run` in the answer is what the body says of the cell it was saved in, None if there is none to go on with.
+        """
         from ciuic_jupyter.checkpoint.namespace import restore  # noqa: PLC0415 - only a kernel that is resumed needs it
         from ciuic_jupyter.checkpoint.store import Store  # noqa: PLC0415
 
         body = request["body"] if "body" in request else json.loads(Path(request["body_path"]).read_bytes())
         with _undisturbed():
             restored = restore(body, Store(Path(request["store"])), self._shell.user_ns)
-            if restored.state:
-                kernel_state.apply_session_state(self._shell, restored.state)
+            state = restored.state or {}
+            if state:
+                kernel_state.apply_session_state(self._shell, state)
+            if "resume" in state:
+                self._engine.apply(state["resume"])
+        self.suspended, lost = _suspended(state, restored.placeholders) if body.get("run") else (None, [])
         return {
             "names": list(restored.names),
             "placeholders": list(restored.placeholders),
-            "warnings": list(restored.warnings),
+            "warnings": [*restored.warnings, *lost],
+            "run": body["run"] if self.suspended is not None else None,
         }
 
     def push(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,6 +169,25 @@ class Requests:
             if name not in self._own_modules and isinstance(origin, str) and origin.startswith(installed):
                 found.append(name)
         return {"modules": found}
+
+
+def _check_position(placeholders: Mapping[str, str]) -> None:
+    for path, reason in placeholders.items():
+        if is_position(path):
+            raise Refused(path, reason)
+
+
+def _suspended(state: Mapping[str, Any], placeholders: list[dict[str, str]]) -> tuple[Suspended | None, list[str]]:
+    """Return the cell that `state` was saved in, or None and a warning that says why it can't go on."""
+    try:
+        _check_position({line["path"]: line["reason"] for line in placeholders})
+        how = state["cell"]
+        return Suspended(state["position"], int(how["count"]), bool(how["store_history"]), bool(how["allow_stdin"])), []
+    except Refused as refused:
+        why = f"{refused.path}: {refused.reason}"
+    except (KeyError, TypeError, ValueError, CiuicError) as error:
+        why = f"its state is not whole ({type(error).__name__}: {error})"
+    return None, [f"the cell that was paused can't go on here ({why}); the variables are as they stood, run it again"]
 
 
 def type_name(value: object) -> str:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
+import getpass
 import re
+import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +26,15 @@ def hidden_names(shell: Any) -> set[str]:
     return {name for name in user if _HISTORY.fullmatch(name) or (name in ours and user[name] is ours[name])}
 
 
-def session_state(shell: Any) -> dict[str, Any]:
-    """Return the history of `shell`: its objects are the live ones, so that they keep their identity in a save."""
+def session_state(shell: Any, held: int | None = None) -> dict[str, Any]:
+    """Return the history of `shell`: its objects are the live ones, so that they keep their identity in a save.
+
+    `held` is the number of the cell under way, if its input is in the history already: the next cell counts from there.
+    """
     history, user, ours = shell.history_manager, shell.user_ns, shell.user_ns_hidden
     names = {name: value for name, value in user.items() if _HISTORY.fullmatch(name)}
     return {
-        "execution_count": shell.execution_count,
+        "execution_count": shell.execution_count if held is None else max(shell.execution_count, held + 1),
         "inputs": list(history.input_hist_parsed),
         "inputs_raw": list(history.input_hist_raw),
         "outputs": dict(history.output_hist),
@@ -60,6 +67,33 @@ def apply_session_state(shell: Any, state: Mapping[str, Any]) -> None:
     for owner, key in ((shell.displayhook, "last"), (history, "previous")):
         for name, value in state.get(key, {}).items():
             setattr(owner, name, value)
+
+
+@contextmanager
+def between_cells(shell: Any) -> Iterator[None]:
+    """Put what IPython and ipykernel set for the length of a cell as it is between two, and back again.
+
+    It is no state of the user's, and leads to what no save can hold.
+    """
+    kernel, display = shell.kernel, shell.display_trap
+    set_for_a_cell = (
+        (builtins, "input", kernel.raw_input, kernel._sys_raw_input),  # noqa: SLF001 - nothing public tells
+        (getpass, "getpass", kernel.getpass, kernel._save_getpass),  # noqa: SLF001
+        (sys, "displayhook", display.hook, display.old_hook),
+        (sys, "excepthook", shell.excepthook, shell.sys_excepthook),
+    )
+    changed = [
+        (owner, name, ours, before) for owner, name, ours, before in set_for_a_cell if getattr(owner, name) == ours
+    ]
+    for owner, name, _, before in changed:
+        setattr(owner, name, before)
+    shell.builtin_trap.deactivate()
+    try:
+        yield
+    finally:
+        shell.builtin_trap.activate()
+        for owner, name, ours, _ in changed:
+            setattr(owner, name, ours)
 
 
 class Watch:

@@ -15,6 +15,8 @@ from typing import Any
 
 from ciuic_jupyter.errors import KernelDied, ProtocolError, UsageError
 from ciuic_jupyter.kernels.kernel_link import KernelLink, Message
+from ciuic_jupyter.kernels.pause import HOLD, RESUME
+from ciuic_jupyter.kernels.repeats import Repeats
 
 MERGE_SECONDS = 0.05
 MERGE_CHARACTERS = 1 << 20
@@ -40,13 +42,16 @@ class Run:
     run: str
     code: str
     cell_id: str | None
-    message: str = ""
+    message: str = ""  # of its request, until the kernel is idle again
+    request: str = ""  # the same, for good
     begun: float = field(default_factory=time.monotonic)
     started: bool = False
     count: int | None = None
     reply: dict[str, Any] | None = None
     timer: asyncio.TimerHandle | None = None
     interrupted: bool = False
+    resumed: Mapping[str, Any] | None = None  # what the checkpoint it goes on from says of it
+    repeats: Repeats | None = None
 
 
 class StreamMerger:
@@ -105,6 +110,9 @@ class Runs:
         self._runs_of_messages: OrderedDict[str, str] = OrderedDict()
         self._known: OrderedDict[str, None] = OrderedDict()
         self._input: Message | None = None
+        self.suspended: dict[str, Any] | None = None  # a restored run that can go on
+        self.on_hold: Callable[[Mapping[str, Any]], None] = lambda content: None
+        self.on_end: Callable[[], None] = lambda: None
         self._stream = StreamMerger(self._emit_stream)
 
     def attach(self, link: KernelLink) -> None:
@@ -116,12 +124,30 @@ class Runs:
         run = _text(request, "run")
         if run in self._known:
             return
+        cell_id = request.get("cell_id")
+        starting = Run(run, _text(request, "code"), str(cell_id) if cell_id is not None else None)
+        self._send(starting, request, {"cellId": starting.cell_id} if starting.cell_id else {})
+
+    def resume(self, run: str, shown: Sequence[Mapping[str, Any]]) -> None:
+        """Go on with the run that was restored in its middle; what repeats the outputs `shown` is left out.
+
+        The same run again does nothing. UsageError if no such run was restored, or another ran since.
+        """
+        if run in self._known:
+            return
+        about = self.suspended
+        if about is None or about["run"] != run:
+            raise UsageError(f"run {run} was not restored here, or another ran since; run its cell again")
+        repeats = _repeats(shown)
+        going_on = Run(run, str(about["code"]), about.get("cell_id"), resumed=about, repeats=repeats)
+        metadata = {"cellId": going_on.cell_id} if going_on.cell_id else {}
+        self._send(going_on, {}, {**metadata, RESUME: True})
+
+    def _send(self, starting: Run, request: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
         if self.current is not None:
             raise UsageError(f"busy: run {self.current.run} is under way; one cell runs at a time")
         if self._link is None:
             raise UsageError("busy: the kernel is not ready yet; wait for its ready event")
-        cell_id = request.get("cell_id")
-        starting = Run(run, _text(request, "code"), str(cell_id) if cell_id is not None else None)
         content = {
             "code": starting.code,
             "silent": False,
@@ -130,12 +156,12 @@ class Runs:
             "allow_stdin": bool(request.get("allow_stdin", True)),
             "stop_on_error": False,  # nothing is queued behind it, and an abort would answer a save
         }
-        metadata = {"cellId": starting.cell_id} if starting.cell_id else {}
         replied = partial(self._replied, starting)
         starting.message = self._link.send("execute_request", content, metadata=metadata, on_reply=replied)
-        _remember(self._runs_of_messages, starting.message, run)
-        _remember(self._known, run, None)
-        self.current = starting
+        starting.request = starting.message
+        _remember(self._runs_of_messages, starting.message, starting.run)
+        _remember(self._known, starting.run, None)
+        self.current, self.suspended = starting, None
         self.idle.clear()
 
     def interrupt(self, run: str | None) -> bool:
@@ -176,14 +202,48 @@ class Runs:
         if own is not None and kind in _OUTPUTS:
             self._ensure_started(own, None)
         if kind == "stream":
-            self._stream.add(run, str(content["name"]), str(content["text"]))
+            text = self._new_text(run, str(content["name"]), str(content["text"]))
+            if text:
+                self._stream.add(run, str(content["name"]), text)
         elif kind == "status":
             self._status(str(parent.get("msg_id")), str(parent.get("msg_type")), str(content["execution_state"]))
         elif kind == "execute_input":
             self._ensure_started(own, content.get("execution_count"))
         elif kind in _OUTPUTS:
             output = {"msg_type": kind, "content": content, "metadata": message["metadata"]}
-            self._emit({"kind": "output", "run": run, **output}, message["buffers"])
+            if self._is_new(run, output):
+                self._emit({"kind": "output", "run": run, **output}, message["buffers"])
+        elif kind == HOLD:
+            self._ensure_started(own, None)
+            self._stream.flush()  # what was printed before it has its number
+            self.on_hold(content)
+
+    def _new_text(self, run: str | None, name: str, text: str) -> str:
+        now = self.current
+        if now is None or now.repeats is None or run != now.run:
+            return text
+        new = now.repeats.text(name, text)
+        self._check_repeats(now)
+        return new
+
+    def _is_new(self, run: str | None, output: Mapping[str, Any]) -> bool:
+        now = self.current
+        if now is None or now.repeats is None or run != now.run:
+            return True
+        new = now.repeats.output(output)
+        self._check_repeats(now)
+        return new
+
+    def _check_repeats(self, now: Run, *, ended: bool = False) -> None:
+        if now.repeats is None:
+            return
+        if now.repeats.differs or (ended and now.repeats.left):
+            text = "The resumed cell does not print again what it printed before: what is new is shown from here on."
+            if not now.repeats.differs:
+                text = "The resumed cell ended before it printed again all that it printed before."
+            self._emit({"kind": "note", "run": now.run, "text": text, "level": "warning"})
+        if now.repeats.differs or not now.repeats.left:
+            now.repeats = None
 
     def on_stdin(self, message: Message) -> None:
         """Take an input_request of the kernel."""
@@ -195,11 +255,18 @@ class Runs:
 
     def _ensure_started(self, run: str | None, count: int | None) -> None:
         now = self.current
-        if now is not None and run == now.run and not now.started:
-            now.started, now.count, self.last_run = True, count, run
-            self._emit({"kind": "run_started", "run": run, "code": now.code, "cell_id": now.cell_id, "count": count})
-            if now.interrupted:
-                self._send_interrupt()
+        if now is None or run != now.run or now.started:
+            return
+        now.started, self.last_run = True, run
+        about = {"run": run, "code": now.code, "cell_id": now.cell_id}
+        if now.resumed is None:
+            now.count = count
+            self._emit({"kind": "run_started", **about, "count": count})
+        else:
+            now.count, where = now.resumed.get("count"), now.resumed.get("where", "")
+            self._emit({"kind": "run_resumed", **about, "count": now.count, "where": where})
+        if now.interrupted:
+            self._send_interrupt()
 
     def _status(self, message: str, kind: str, state: str) -> None:
         if kind in _USER_WORK and state in ("busy", "idle"):
@@ -242,6 +309,7 @@ class Runs:
         self._ensure_started(now.run, reply.get("execution_count"))
         if now.timer is not None:
             now.timer.cancel()
+        self._check_repeats(now, ended=True)
         status = str(reply.get("status", "error"))
         ended: dict[str, Any] = {
             "kind": "run_ended",
@@ -259,6 +327,7 @@ class Runs:
         self.current, self._input = None, None
         self._emit(ended)
         self.idle.set()
+        self.on_end()
 
     def died(self, reason: str) -> None:
         """The kernel's process ended: so does the run under way."""
@@ -285,6 +354,13 @@ def _text(request: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str):
         raise UsageError(f"a run needs {name} as text; nothing was started")
     return value
+
+
+def _repeats(shown: Sequence[Mapping[str, Any]]) -> Repeats | None:
+    try:
+        return Repeats(shown) if shown else None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"shown needs headers of output events ({error!r}); nothing was started") from error
 
 
 def _remember(known: OrderedDict[str, Any], key: str, value: Any) -> None:

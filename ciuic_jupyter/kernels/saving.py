@@ -6,31 +6,47 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from ciuic_jupyter.checkpoint.store import Store
 from ciuic_jupyter.errors import CheckpointDamaged, CiuicError, KernelDied, SaveFailed
 from ciuic_jupyter.kernels.agent_config import AgentConfig
+from ciuic_jupyter.kernels.holds import Holds
 from ciuic_jupyter.kernels.kernel_link import KernelLink
 from ciuic_jupyter.kernels.nursery import Nursery
+from ciuic_jupyter.kernels.pause import is_position
+from ciuic_jupyter.kernels.runs import Runs
 
 _ATTEMPTS = 3  # captures of one save: each forces the names that failed to load into placeholders
+_BOUNDARIES = 20  # captures of one cell that holds, when what fails is the position alone: each at another boundary
 
 Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The kernel as a saver needs it: the line to it, its runs, and the hold of the one under way."""
+
+    link: KernelLink
+    runs: Runs
+    holds: Holds
 
 
 class Saver:
     """Takes the checkpoints of one kernel; the key that signs them stays in this process."""
 
-    def __init__(self, config: AgentConfig, link: KernelLink, nursery: Nursery, progress: Progress) -> None:
+    def __init__(self, config: AgentConfig, kernel: Kernel, nursery: Nursery, progress: Progress) -> None:
         self._config = config
-        self._link = link
+        self._link, self._runs, self._holds = kernel.link, kernel.runs, kernel.holds
         self._nursery = nursery
         self._progress = progress
         self._store = Store(config.store)
 
     async def save(self) -> dict[str, Any]:
-        """Write a checkpoint that was loaded back in a fresh process; return {seq, report}.
+        """Write a checkpoint that was loaded back in a fresh process, between cells or of one that holds.
+
+        Return {seq, report}.
 
         SaveFailed says why there is none; the kernel lives on. A manifest is signed after its data passed, so that
         what the next machine finds newest is always one that loads.
@@ -53,32 +69,51 @@ class Saver:
 
     async def _loadable_body(self, seconds: dict[str, float]) -> tuple[dict[str, Any], int]:
         forced: dict[str, str] = {}
-        for attempt in range(1, _ATTEMPTS + 1):
-            self._progress("capturing", 0, 3)
-            with _timed(seconds, "capture"):
-                body = await self._capture(forced)
+        position: dict[str, str] = {}
+        failures = 0
+        for attempt in range(1, _BOUNDARIES + 1):
+            body = await self._capture(forced, position, seconds)
             self._progress("verifying", 1, 3)
             try:
                 with _timed(seconds, "verify"):
                     report = await self._nursery.verify(self._config.store, body, self._config.verify_seconds)
             except CheckpointDamaged as error:  # an old pack is bad: it was put aside, the next capture writes anew
-                why = str(error)
-                continue
-            if report["ok"]:
-                return body, attempt
-            failed = {str(name): str(reason) for name, reason in dict(report["failed"]).items()}
-            why = "; ".join(f"{name}: {reason}" for name, reason in failed.items()) or "no name is to blame"
-            if not failed.keys() - forced.keys():
+                report, why = {"failed": {}, "damaged": True}, str(error)
+            else:
+                if report["ok"]:
+                    return body, attempt
+                why = "; ".join(f"{name}: {reason}" for name, reason in report["failed"].items())
+            failed = {str(name): str(reason) for name, reason in report["failed"].items()}
+            position = {path: reason for path, reason in failed.items() if body["run"] and is_position(path)}
+            failures += not position
+            new = failed.keys() - position.keys() - forced.keys()
+            forced |= {name: failed[name] for name in new}
+            if failures == _ATTEMPTS or not (new or position or report.get("damaged")):
                 break
-            forced |= failed
         raise SaveFailed(
-            f"what was saved does not load again in a fresh process ({why}); the kernel lives on: "
-            "delete or change what is named, then save again"
+            f"what was saved does not load again in a fresh process ({why or 'no name is to blame'}); "
+            "the kernel lives on: delete or change what is named, then save again"
         )
 
-    async def _capture(self, forced: Mapping[str, str]) -> dict[str, Any]:
-        reply = await self._link.request("save", store=str(self._config.store), placeholders=dict(forced))
-        return dict(reply["body"])
+    async def _capture(
+        self, forced: Mapping[str, str], position: Mapping[str, str], seconds: dict[str, float]
+    ) -> dict[str, Any]:
+        """Wait until no cell runs or the one that runs holds, and have the kernel save; the body says which run.
+
+        `position` is what did not load of the position in the last save: the cell goes on to its next boundary.
+        """
+        store = str(self._config.store)
+        while True:
+            await self._holds.settled()
+            self._progress("capturing", 0, 3)
+            with _timed(seconds, "capture"):
+                if not self._holds.held:
+                    reply = await self._link.request("save", store=store, placeholders=dict(forced))
+                    return {**reply["body"], "run": self._runs.suspended}
+                held = await self._holds.capture({"store": store, "placeholders": {**forced, **position}})
+                if held is not None:
+                    return {**held["body"], "run": held["run"]}
+            position = {}
 
     def _sign(self, body: Mapping[str, Any]) -> Any:
         manifest = self._store.write_manifest(dict(body), self._config.secrets.key)
@@ -107,6 +142,7 @@ def _report(body: Mapping[str, Any], seconds: Mapping[str, float], attempts: int
         "names": sorted(body.get("names", ())),
         "placeholders": body.get("placeholders", []),
         "attempts": attempts,
+        "run": body.get("run"),
     }
 
 

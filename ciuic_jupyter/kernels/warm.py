@@ -39,6 +39,7 @@ _OURS = (
     "ciuic_jupyter.kernels.agent",
     "ciuic_jupyter.kernels.agent_core",
     "ciuic_jupyter.kernels.kernel",
+    "ciuic_jupyter.resume.engine",
     "ipykernel.debugger",
     "sqlite3",
     "tornado.platform.asyncio",

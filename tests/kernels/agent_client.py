@@ -28,8 +28,10 @@ Event = dict[str, Any]
 class Machine:
     """One agent process and its directories."""
 
-    def __init__(self, root: Path, **config: Any) -> None:
+    def __init__(self, root: Path, *, before: str = "", **config: Any) -> None:
+        """`before` is code that runs in the agent's process first."""
         self.root = root
+        self._before = before
         self.directory = root / "m"
         self.directory.mkdir(mode=0o700, exist_ok=True)
         self.config = {
@@ -56,10 +58,12 @@ class Machine:
         self.process = self.start(file)
 
     def start(self, file: Path) -> Any:
+        how = ["-m", "ciuic_jupyter.kernels.agent", str(file)]
+        if self._before:
+            main = f"import json\nfrom ciuic_jupyter.kernels import agent\nagent.main(json.load(open({str(file)!r})))"
+            how = ["-c", f"{self._before}\n{main}"]
         with (self.directory / "out.log").open("ab") as out:
-            return subprocess.Popen(
-                [sys.executable, "-m", "ciuic_jupyter.kernels.agent", str(file)], stdout=out, stderr=out
-            )
+            return subprocess.Popen([sys.executable, *how], stdout=out, stderr=out)
 
     def connect(self, after: int = 0, *, deadline: float = 30) -> Plane:
         ends = time.monotonic() + deadline
@@ -93,6 +97,7 @@ class Machine:
 
     def end(self) -> None:
         if self.process.poll() is None:
+            (self.directory / "stopped").touch()  # as a provider does: no cell is worth saving
             self.process.send_signal(signal.SIGTERM)
         self.process.wait(timeout=30)
 
@@ -203,8 +208,8 @@ class Plane:
 
 
 @contextmanager
-def machine(root: Path, **config: Any) -> Iterator[Machine]:
-    made = Machine(root, **config)
+def machine(root: Path, *, before: str = "", **config: Any) -> Iterator[Machine]:
+    made = Machine(root, before=before, **config)
     try:
         yield made
     finally:
