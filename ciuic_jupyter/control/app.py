@@ -9,7 +9,7 @@ import os
 import re
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, FastAPI, Query, Request, WebSocket, WebSocketDisconnect
 from fastapi.exceptions import RequestValidationError
@@ -51,10 +51,20 @@ class NewRun(_Body):
     code: str = Field(max_length=_MOST_CODE)
     cell_id: str | None = Field(None, max_length=200)
     detach: bool = False
+    checkpoint_every: float | None = Field(None, ge=1, le=10**7)  # seconds
+    grace: float | None = Field(None, ge=0, le=10**7)  # seconds
 
 
 class Wait(_Body):
     wait: bool = True
+
+
+class Pause(Wait):
+    now: bool = False
+
+
+class Resume(Wait):
+    cell: Literal["continue", "drop"] = "continue"
 
 
 class Release(_Body):
@@ -246,20 +256,22 @@ class Routes:
         runner = self._plane.runners.get(name)
         if runner is None or runner.book.state is State.CLOSED:
             runner = await self._plane.create(name, instance=None, budget_nano=None, cwd=None)
-        await runner.submit(body.run, body.code, body.cell_id)
+        await runner.submit(body.run, body.code, body.cell_id, checkpoint_every=body.checkpoint_every, grace=body.grace)
         return JSONResponse(runner.book.runs[body.run].view(), 202)
 
-    async def pause(self, name: str, body: Wait) -> JSONResponse:
-        """Save and release at the next quiet moment."""
+    async def pause(self, name: str, body: Pause) -> JSONResponse:
+        """Save and release at the running cell's next loop boundary, or its end; `now` waits for neither."""
         runner = self._plane.runner(name)
-        await runner.pause()
+        await runner.pause(now=body.now)
         return await self._gone(runner, body.wait)
 
-    async def resume(self, name: str, body: Wait) -> JSONResponse:
-        """Start a machine for a paused session."""
+    async def resume(self, name: str, body: Resume) -> JSONResponse:
+        """Start a machine for a paused session; a suspended cell goes on, or is dropped where it stands."""
         runner = self._plane.runner(name)
         if runner.book.state is State.CLOSED:
             raise UsageError(f"session {name} is closed; run a cell with --session {name} to begin a new one")
+        if body.cell == "drop":
+            await runner.continuing.drop()
         await runner.ensure()
         if body.wait:
             await runner.until(lambda: runner.book.state in (State.RUNNING, State.PAUSED, State.FAILED, State.CLOSED))

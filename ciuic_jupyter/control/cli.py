@@ -135,17 +135,27 @@ def _done(view: dict[str, Any]) -> None:
 
 
 @app.command()
-def pause(name: Name) -> None:
-    """Save a session and let its machine go; waits for a cell that runs."""
+def pause(
+    name: Name,
+    now: Annotated[
+        bool, typer.Option("--now", help="go back to the running cell's last checkpoint, or interrupt it")
+    ] = False,
+) -> None:
+    """Save a session and let its machine go; a cell that runs is held at its next loop boundary and goes on later."""
     with _plainly():
-        _done(_client().pause(name))
+        _done(_client().pause(name, now=now))
 
 
 @app.command()
-def resume(name: Name) -> None:
-    """Start a machine for a paused session and restore it."""
+def resume(
+    name: Name,
+    drop_cell: Annotated[
+        bool, typer.Option("--drop-cell", help="end the suspended cell where it stands; its variables are kept")
+    ] = False,
+) -> None:
+    """Start a machine for a paused session and restore it; a suspended cell goes on."""
     with _plainly():
-        _done(_client().resume(name, wait=True))
+        _done(_client().resume(name, wait=True, drop_cell=drop_cell))
 
 
 @app.command()

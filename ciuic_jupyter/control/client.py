@@ -149,9 +149,22 @@ class PlaneClient:
         body = {"name": name, "instance": instance, "budget_nano": budget_nano, "cwd": cwd}
         return dict(self._json("POST", "/sessions", json=body))
 
-    def run(self, name: str, run: str, code: str, *, cell_id: str | None = None, detach: bool = False) -> View:
-        """Queue a cell; `run` is the caller's own id for it, so that calling twice runs it once."""
-        body = {"run": run, "code": code, "cell_id": cell_id, "detach": detach}
+    def run(
+        self,
+        name: str,
+        run: str,
+        code: str,
+        *,
+        cell_id: str | None = None,
+        detach: bool = False,
+        **seconds: float | None,
+    ) -> View:
+        """Queue a cell; `run` is the caller's own id for it, so that calling twice runs it once.
+
+        `checkpoint_every`: seconds between checkpoints in the middle of it; `grace`: seconds a pause waits for a loop
+        boundary before the session's view has choices.
+        """
+        body = {"run": run, "code": code, "cell_id": cell_id, "detach": detach, **seconds}
         return dict(self._json("POST", self._session(name, "/runs"), json=body))
 
     submit = run
@@ -160,13 +173,18 @@ class PlaneClient:
         """Return the runs of a session, newest last."""
         return list(self._json("GET", self._session(name, "/runs")))
 
-    def pause(self, name: str, wait: bool = True) -> View:
-        """Save and release once no cell runs; with `wait`, return when billing has stopped."""
-        return dict(self._json("POST", self._session(name, "/pause"), json={"wait": wait}, timeout=_LONG))
+    def pause(self, name: str, wait: bool = True, *, now: bool = False) -> View:
+        """Save and release at the cell's next loop boundary, or its end; with `wait`, return when billing has stopped.
 
-    def resume(self, name: str, wait: bool = False) -> View:
-        """Start a machine for a paused session and restore it."""
-        return dict(self._json("POST", self._session(name, "/resume"), json={"wait": wait}, timeout=_LONG))
+        `now` waits for neither: the session goes back to a checkpoint of the cell, or the cell is interrupted.
+        """
+        body = {"wait": wait, "now": now}
+        return dict(self._json("POST", self._session(name, "/pause"), json=body, timeout=_LONG))
+
+    def resume(self, name: str, wait: bool = False, *, drop_cell: bool = False) -> View:
+        """Start a machine for a paused session and restore it; a suspended cell goes on unless `drop_cell`."""
+        body = {"wait": wait, "cell": "drop" if drop_cell else "continue"}
+        return dict(self._json("POST", self._session(name, "/resume"), json=body, timeout=_LONG))
 
     def release(self, name: str, discard: bool = False, wait: bool = True) -> View:
         """Interrupt what runs, save (unless `discard`), and let the machine go."""

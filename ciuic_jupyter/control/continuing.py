@@ -43,9 +43,9 @@ class Continuation:
         for run in book.runs.values():
             if run.status == "suspended" and (held is None or held["run"] != run.run):
                 text = "the restored state knows nothing of this cell: it can't go on; its variables stand as saved"
-                found.append(runner.end_row(run.run, "aborted", None))
+                found.append(runner.runs.end_row(run.run, "aborted", None))
                 runner.tell({"kind": "note", "run": run.run, "text": text, "level": "error"})
-                runner.tell_end(run.run, "aborted")
+                runner.runs.tell_end(run.run)
         if held is not None and book.checkpoint is not None:
             known = book.runs.get(str(held["run"]))
             if known is not None and known.status == "ok":
@@ -95,6 +95,5 @@ class Continuation:
             if runner.book.state is State.RUNNING and runner.current is not None:
                 raise UsageError(f"the cell of session {runner.book.name} runs already; interrupt it instead")
             return
-        runner.run_ended(run.run, "aborted", None)
-        runner.tell_end(run.run, "aborted")
+        runner.runs.end_here(run.run)
         await runner.flush()

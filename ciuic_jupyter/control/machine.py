@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ciuic_jupyter.checkpoint.store import Store
 from ciuic_jupyter.control import rows
+from ciuic_jupyter.control.ledger import Row
 from ciuic_jupyter.control.link import AgentLink
 from ciuic_jupyter.core.session import Event, State
 from ciuic_jupyter.errors import AgentUnavailable, CiuicError, ProviderError, UsageError
@@ -144,8 +146,9 @@ class MachineHand:
 
     async def _stopped(self, machine: str, found: Machine | None) -> None:
         book = self._runner.book
-        if book.goal != "discarded":
-            await self.catch_up()
+        newest = await asyncio.to_thread(self._unknown)
+        if newest is not None and book.goal != "discarded":
+            await self._runner.write(self._found(newest))
         if book.goal == "closed" or (book.goal == "discarded" and book.checkpoint is None):
             event = Event.STOPPED_CLOSED
         elif book.checkpoint is not None:
@@ -193,7 +196,7 @@ class MachineHand:
         runner = self._runner
         book = runner.book
         end = self._end(self._machine, found, found.detail if found is not None else "vanished")
-        newest = await self._unknown()
+        newest = await asyncio.to_thread(self._unknown)
         if newest is not None:
             text = "the machine heard nothing from here: it saved and stopped itself"
             await runner.offer(Event.AGENT_SAVED_AND_LEFT, message=text, checkpoint=newest, **end)
@@ -204,17 +207,25 @@ class MachineHand:
             text = f"the machine is gone ({end['reason']}) and there was no checkpoint: its variables are lost"
             await runner.offer(Event.MACHINE_LOST, message=text, **end)
 
-    async def catch_up(self) -> None:
-        """Enter a checkpoint that was taken and whose word did not reach us."""
-        runner = self._runner
-        newest = await self._unknown()
+    def hello(self, checkpoint: int) -> None:
+        """Enter a checkpoint that the agent took, if the word of it was lost with the plane that asked."""
+        book = self._runner.book
+        if checkpoint <= (book.checkpoint["seq"] if book.checkpoint is not None else 0):
+            return
+        newest = self._unknown()
         if newest is not None:
-            await runner.write(rows.checkpoint(runner, newest, runner.context.now_ms()))
+            row = self._found(newest)
+            book.checkpoint = dict(row.body)
+            self._runner.write_soon(row)
 
-    async def _unknown(self) -> dict[str, Any] | None:
+    def _found(self, checkpoint: dict[str, Any]) -> Row:
+        """The row of a checkpoint found in the store: its own word may still come, so it takes no key."""
+        row = rows.checkpoint(self._runner, checkpoint, self._runner.context.now_ms())
+        return replace(row, idem=None)
+
+    def _unknown(self) -> dict[str, Any] | None:
         """Return the newest checkpoint if the ledger does not know it."""
-        newest = await asyncio.to_thread(self._newest)
-        known = self._runner.book.checkpoint
+        newest, known = self._newest(), self._runner.book.checkpoint
         return newest if newest is not None and (known is None or newest["seq"] > known["seq"]) else None
 
     def _newest(self) -> dict[str, Any] | None:

@@ -99,8 +99,6 @@ class Plane:
     async def _recover(self, runner: Runner) -> None:
         """Do again what a state was doing: every command may be done twice."""
         book = runner.book
-        if runner.live:
-            await runner.hand.catch_up()
         self._read_mirror(runner)
         if book.state is State.REQUESTED:
             runner.pause_pending = book.pausing
@@ -115,7 +113,7 @@ class Plane:
         elif book.state in (State.PAUSED, State.FAILED, State.CLOSED):
             lost = ("running", "suspended") if book.state is State.CLOSED else ("running",)
             for run in [run for run in book.runs.values() if run.status in lost]:
-                runner.lost(run.run)
+                runner.runs.lost(run.run)
 
     def _read_mirror(self, runner: Runner) -> None:
         """What stands in the mirror happened, even if we were killed before the ledger had it."""
@@ -123,7 +121,7 @@ class Plane:
         seen = (1 + max(run.last_seq or 0, run.seen_seq) for run in book.runs.values())
         first = max([book.first_seq, runner.mirror.first_seq, *seen])
         for seq, header in runner.headers(first - 1):
-            runner.fold(header, seq)
+            runner.runs.fold(header, seq)
         runs = list(book.runs.values())
         runner.current = next((run.run for run in reversed(runs) if run.status == "running"), None)
 

@@ -57,6 +57,7 @@ class Run:
     checkpoint_every: float | None = None  # seconds
     grace: float | None = None  # seconds a pause waits for it before it asks what to do
     resumed_ms: int | None = None
+    resumed_seq: int = 0
     boundary: dict[str, Any] | None = None  # where it last stood suspended: `checkpoint`, `after` (an event), `where`
     seen_seq: int = 0  # events up to here were looked at when it was suspended
 
@@ -274,8 +275,8 @@ class Books:
 
     def _run_resume(self, book: Book, entry: Entry) -> None:
         run = book.runs.get(entry.body["run"])
-        if run is not None and run.status == "suspended":
-            run.status, run.resumed_ms = "running", entry.body["at_ms"]
+        if run is not None and run.status in ("suspended", "running"):
+            run.status, run.resumed_seq, run.resumed_ms = "running", entry.body["seq"], entry.body["at_ms"]
 
     def _receipt(self, book: Book, entry: Entry) -> None:
         book.receipts.append(entry.body)

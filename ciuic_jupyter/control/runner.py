@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 from ciuic_jupyter.control import rows
@@ -18,6 +18,7 @@ from ciuic_jupyter.control.link import AgentLink
 from ciuic_jupyter.control.machine import MachineHand
 from ciuic_jupyter.control.projections import Book, Run
 from ciuic_jupyter.control.retry import SaveRetry
+from ciuic_jupyter.control.runs import Runs
 from ciuic_jupyter.control.teller import Teller
 from ciuic_jupyter.control.views import session_view
 from ciuic_jupyter.control.watch import IdleWatch
@@ -56,6 +57,7 @@ class Runner:
         self.retry = SaveRetry(self)
         self.hold = Hold(self)
         self.continuing = Continuation(self)
+        self.runs = Runs(self)
         self._teller = Teller(self)
         self._looking: dict[str, asyncio.Task[None]] = {}
         self._lock = asyncio.Lock()
@@ -83,7 +85,7 @@ class Runner:
             for command in taken.commands:
                 self._do(command)
             if taken.state is State.CLOSED and self.book.suspended is not None:
-                self.lost(self.book.suspended.run)
+                self.runs.lost(self.book.suspended.run)
         self.changed()
 
     def _do(self, command: Command) -> None:
@@ -114,7 +116,7 @@ class Runner:
         self.watch.reset()
         self.retry.call_off()
         if self.current is not None:
-            self.lost(self.current)
+            self.runs.lost(self.current)
         self.spawn(self.hand.disconnect())
 
     async def offer(self, event: Event, **facts: Any) -> bool:
@@ -315,7 +317,7 @@ class Runner:
         """Send the kernel what Ctrl-C sends; a run that still waits leaves the queue."""
         waiting = self.book.runs.get(run) if run is not None else None
         if waiting is not None and waiting.status == "queued":
-            self._abort([waiting])
+            self.runs.abort([waiting])
             return True
         if self.hand.link is None or self.current is None:
             return False
@@ -340,7 +342,7 @@ class Runner:
         """Replace the session's budget."""
         await self.write(Row("budget", {"budget_nano": budget_nano}, session=self.book.name))
 
-    # -- runs
+    # -- cells
 
     def pump(self) -> asyncio.Task[Any] | None:
         """Send the next cell if the kernel can take one; the task ends when the agent has answered."""
@@ -377,48 +379,6 @@ class Runner:
                 await self.offer(Event.QUIET)
         self.pump()
 
-    def run_ended(self, run: str, status: str, seq: int | None) -> None:
-        """Note how a run ended, once; one that did not end well takes the queue with it."""
-        if self.current == run:
-            self.current = None
-        known = self.book.runs.get(run)
-        if known is None or known.status not in ("running", "queued", "suspended"):
-            return
-        known.status = status
-        self.write_soon(self.end_row(run, status, seq))
-        if status != "ok":
-            self._abort(self.book.queued)
-
-    def end_row(self, run: str, status: str, seq: int | None) -> Row:
-        """The row of a run's end, at event `seq` if the agent told of it."""
-        body = {"run": run, "status": status, "last_seq": seq, "at_ms": self.context.now_ms()}
-        idem = f"run_end:{self.book.life}:{run}:{seq}" if seq is not None else None
-        return Row("run_end", body, session=self.book.name, idem=idem)
-
-    def lost(self, run: str) -> None:
-        """A run's machine went under it: the newest checkpoint holds it, or nobody else will say that it ended."""
-        self.current = None if self.current == run else self.current
-        if self.book.state is State.CLOSED and self.book.holds(run):
-            self.run_ended(run, "aborted", None)
-            self.tell_end(run, "aborted")
-        elif self.book.state is State.PAUSED and self.book.holds(run):
-            assert self.book.checkpoint is not None
-            self.write_soon(*rows.suspend(self, self.book.checkpoint, self.context.now_ms()))
-        else:
-            evalue = self.message or "the machine is gone"
-            self.run_ended(run, "died", None)
-            self.tell({"kind": "run_ended", "run": run, "status": "died", "ename": "KernelDied", "evalue": evalue})
-
-    def _abort(self, runs: Sequence[Run]) -> None:
-        for run in runs:
-            run.status = "aborted"
-            self.write_soon(self.end_row(run.run, "aborted", None))
-            self.tell_end(run.run, "aborted")
-
-    def tell_end(self, run: str, status: str) -> None:
-        """Tell viewers of the end of a run that no agent tells of."""
-        self.tell({"kind": "run_ended", "run": run, "status": status, "count": None, "seconds": 0.0})
-
     def headers(self, after: int) -> Iterator[tuple[int, Header]]:
         """Yield number and header of the session's events after `after`, from the mirror."""
         for seq, frame in self.mirror.read(after):
@@ -442,6 +402,7 @@ class Runner:
         """The agent is there: it may be ready, failed, dead, or in the middle of a run."""
         run = header.get("run")
         self.continuing.hello(int(header["last_seq"]))
+        self.hand.hello(int(header.get("checkpoint") or 0))
         if run is not None:
             self.current = str(run)
             if run in self.book.runs:
@@ -475,7 +436,7 @@ class Runner:
     def event(self, header: Header, seq: int, frame: bytes) -> None:
         """A numbered event of the agent's; it stands in the mirror already."""
         kind = header.get("kind")
-        self.fold(header, seq)
+        self.runs.fold(header, seq)
         if kind in ("run_started", "run_resumed"):
             self.changed(soon=True)
         elif kind == "run_ended":
@@ -488,39 +449,6 @@ class Runner:
             how = header.get("signal") or header.get("exit_code")
             error = str(header.get("error") or f"the kernel's process ended ({how})")
             self._kernel(str(header.get("state")), header.get("report"), error)
-
-    def fold(self, header: Header, seq: int) -> None:
-        """Take what an event says of a run, live or from the mirror."""
-        kind, run, status = header.get("kind"), str(header.get("run")), str(header.get("status"))
-        if kind == "run_started":
-            self.run_started(run, header, seq)
-        elif kind == "run_resumed":
-            self._run_resumed(run)
-        elif kind == "run_ended" and not (status == "died" and self.book.holds(run)):  # then it is suspended
-            self.run_ended(run, status, seq)
-
-    def _run_resumed(self, run: str) -> None:
-        known = self.book.runs.get(run)
-        if known is not None and known.status in ("suspended", "running"):
-            known.status, self.current, known.resumed_ms = "running", run, self.context.now_ms()
-            body = {"run": run, "at_ms": known.resumed_ms}
-            self.write_soon(Row("run_resume", body, session=self.book.name))
-
-    def run_started(self, run: str, header: Header, seq: int) -> None:
-        """Note that a run began, at event `seq`."""
-        at_ms, name = self.context.now_ms(), self.book.name
-        written = []
-        if run not in self.book.runs:  # we were killed before its row was durable
-            body = {"run": run, "code": header.get("code", ""), "cell_id": header.get("cell_id"), "at_ms": at_ms}
-            self.book.runs[run] = Run(run, body["code"], body["cell_id"], at_ms)
-            written.append(Row("run", body, session=name, idem=f"run:{self.book.life}:{run}"))
-        known = self.book.runs[run]
-        known.first_seq, known.started_ms = seq, at_ms
-        if known.status == "queued":
-            known.status, self.current = "running", run
-        body = {"run": run, "first_seq": seq, "at_ms": at_ms}
-        written.append(Row("run_start", body, session=name, idem=f"run_start:{seq}:{run}"))
-        self.write_soon(*written)
 
     def sample(self, header: Header) -> None:
         """Usage of the machine and the witnesses of idleness."""

@@ -122,8 +122,15 @@ class AgentDouble:
                 await socket.close(1002, f"no event {after} here")
                 return
             self._plane = socket
-            said = {"kernel": self.kernel, "error": self.error, "run": self.current, "last_seq": self.log.last_seq}
-            await socket.send(encode({"type": "hello", **said, "restored": self._restored, "held": self.held}))
+            newest = (Store(Path(self.config["store"])).manifests() or [None])[-1]
+            said: dict[str, Any] = {
+                "kernel": self.kernel,
+                "error": self.error,
+                "run": self.current,
+                "last_seq": self.log.last_seq,
+            }
+            said |= {"restored": self._restored, "held": self.held, "checkpoint": newest}
+            await socket.send(encode({"type": "hello", **said}))
             for _, frame in list(self.log.read(after)):
                 await socket.send(frame)
             async for data in socket:
