@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ciuic_jupyter.checkpoint import context, loader, modules, paths, process
+from ciuic_jupyter.checkpoint import ahead, context, loader, modules, paths, process
 from ciuic_jupyter.checkpoint.graph import Graph, Plan, Restart
 from ciuic_jupyter.checkpoint.placeholder import Placeholder
 from ciuic_jupyter.checkpoint.store import Reader, Store
@@ -260,7 +260,7 @@ class Sink(Protocol):
         """Bytes of them that the store did not have."""
 
 
-def write(stream: Iterable[bytes], views: Iterable[memoryview], save: Sink) -> dict[str, Any]:
+def write(stream: Iterable[bytes | memoryview], views: Iterable[memoryview], save: Sink) -> dict[str, Any]:
     """Store the bytes of one walk; return the rest of the manifest's body. It needs nothing of the objects."""
     small = bytearray()
     buffers: list[dict[str, Any]] = []
@@ -285,6 +285,7 @@ def restore(body: Mapping[str, Any], store: Store, namespace: dict[str, Any]) ->
     can't be made here becomes a placeholder and is reported.
     """
     _check_place(body)
+    ahead.read_ahead(body, store.root)
     reader = store.reader()
     try:
         state = context.Loading(namespace, _filler(body, reader), body["buffers"])

@@ -102,8 +102,14 @@ class _Staged(Pending):
         super().__init__("arena", begun)
         for thread in _in_arena:  # one that is still writing from it
             thread.join()
-        views = arena.copy(walk.graph.buffers)
-        self._head, self._stream, self._store = walk.head, walk.graph.stream, store
+        stream = walk.graph.stream
+        alive = [index for index, part in enumerate(stream) if type(part) is not bytes]  # a bytearray of the user's
+        copies = arena.copy([*walk.graph.buffers, *(memoryview(stream[index]) for index in alive)])
+        views = copies[: len(walk.graph.buffers)]
+        self._stream: list[bytes | memoryview] = list(stream)
+        for index, copied in zip(alive, copies[len(views) :], strict=True):
+            self._stream[index] = copied
+        self._head, self._store = walk.head, store
         self._written: dict[str, Any] = {}
         self._error: BaseException | None = None
         self._writer = threading.Thread(target=self._write, args=(views,), name="checkpoint from arena", daemon=True)
@@ -193,7 +199,9 @@ class _Telling:
         return {"size": view.nbytes, "chunks": names}
 
 
-def _written(stream: Sequence[bytes], views: Sequence[memoryview], store: Store, beat: Beat) -> dict[str, Any]:
+def _written(
+    stream: Sequence[bytes | memoryview], views: Sequence[memoryview], store: Store, beat: Beat
+) -> dict[str, Any]:
     with store.save() as save:
         return write(stream, views, _Telling(save, beat))
 
