@@ -14,6 +14,7 @@ from typing import Any
 from ciuic_jupyter.checkpoint.placeholder import Placeholder
 from ciuic_jupyter.checkpoint.shell import is_own
 
+_STREAMS = ("stdout", "stderr", "stdin")
 _HOOKS = ((sys, "excepthook"), (sys, "unraisablehook"), (sys, "displayhook"), (threading, "excepthook"))
 _PATCHES = (types.FunctionType, classmethod, staticmethod, property)
 _ACCESSORS = ("Accessor", "CachedAccessor")  # of pandas
@@ -23,8 +24,9 @@ _began: dict[str, Any] = {}
 
 
 def remember_start() -> None:
-    """Take the names in builtins of now as those that every process has."""
+    """Take the names in builtins and the streams of now as those that every process has."""
     _began["builtins"] = dict(vars(builtins))
+    _began["streams"] = {name: getattr(sys, name) for name in _STREAMS}
 
 
 def record() -> dict[str, Any] | None:
@@ -32,24 +34,49 @@ def record() -> dict[str, Any] | None:
     hooks = {(owner.__name__, name): getattr(owner, name) for owner, name in _HOOKS}
     handlers = {number: signal.getsignal(number) for number in signal.valid_signals() - _NOT_OURS}
     before = _began.get("builtins", vars(builtins))
-    found = {
+    found: dict[str, Any] = {
         "hooks": {place: hook for place, hook in hooks.items() if is_own(hook)},
+        "streams": own_streams(),
         "signals": {int(number): handler for number, handler in handlers.items() if is_own(handler)},
         "builtins": {name: value for name, value in vars(builtins).items() if _is_new(name, value, before)},
     }
-    found["patches"] = _patches()
+    found |= {"patches": _patches(), "patchers": list(_patchers()), "progress": _progress()}
     return found if any(found.values()) else None
+
+
+def own_streams() -> dict[str, Any]:
+    """Return the standard streams that the notebook has put its own in the place of."""
+    began = _began.get("streams", {})
+    return {name: getattr(sys, name) for name in began if getattr(sys, name) is not began[name]}
+
+
+def _patchers() -> list[Any]:
+    """Return the list of patches that unittest.mock has to undo; a copy of none where it is not loaded."""
+    kind = getattr(sys.modules.get("unittest.mock"), "_patch", None)
+    return getattr(kind, "_active_patches", [])
+
+
+def _progress() -> list[tuple[Any, dict[str, Any]]]:
+    """Return what tqdm's `pandas` was called on and with: it gives the frames of pandas a progress_apply."""
+    frame = getattr(sys.modules.get("pandas"), "DataFrame", None)
+    function = getattr(frame, "progress_apply", None)
+    names = getattr(getattr(function, "__code__", None), "co_freevars", ())
+    cells = dict(zip(names, getattr(function, "__closure__", None) or (), strict=True))
+    if not {"cls", "tqdm_kwargs"} <= cells.keys():
+        return []
+    return [(cells["cls"].cell_contents, cells["tqdm_kwargs"].cell_contents)]
 
 
 def _patches() -> dict[tuple[str, str], Any]:
     """Return what the notebook put into modules and classes of libraries, by module and path."""
     found: dict[tuple[str, str], Any] = {}
+    mock = getattr(sys.modules.get("unittest.mock"), "NonCallableMock", Placeholder)
     for module_name, module in list(sys.modules.items()):
         names = getattr(module, "__dict__", None)
         if module is sys.modules.get("__main__") or not isinstance(names, dict):
             continue
         for name, value in list(names.items()):
-            if type(value) in _PATCHES and _is_patch(value):
+            if (type(value) in _PATCHES and _is_patch(value)) or issubclass(type(value), mock):
                 found[module_name, name] = value
             elif issubclass(type(value), type):  # isinstance would ask the object, and old names answer with warnings
                 inside = type.__getattribute__(value, "__dict__")
@@ -89,9 +116,15 @@ def apply(value: Mapping[str, Any]) -> None:
     for (module, name), hook in value["hooks"].items():
         if type(hook) is not Placeholder:
             setattr(sys.modules[module], name, hook)
+    for name, stream in value["streams"].items():
+        if type(stream) is not Placeholder:
+            setattr(sys, name, stream)
     for number, handler in value["signals"].items():
         if type(handler) is not Placeholder:
             with suppress(ValueError):  # not in the main thread
                 signal.signal(number, handler)
     vars(builtins).update(value["builtins"])
     _set_patches(value["patches"])
+    _patchers().extend(value["patchers"])
+    for bar, options in value["progress"]:
+        bar.pandas(**options)

@@ -32,6 +32,10 @@ def _struct(_: Graph, layout: struct.Struct) -> Any:
     return struct.Struct, (layout.format,)
 
 
+def _super(_: Graph, view: Any) -> Any:
+    return super, (view.__thisclass__, view.__self__)  # every other attribute is that of the object behind it
+
+
 def _simple_queue(_: Graph, waiting: queue.SimpleQueue[Any]) -> Any:
     items = []
     while not waiting.empty():
@@ -135,6 +139,7 @@ def _fill_function(function: Any, state: dict[str, Any]) -> None:
 _INTERNAL = frozenset({"decimal_context"})  # restored as the process's state
 _HANDLERS: dict[type, Callable[[Graph, Any], Any]] = {
     struct.Struct: _struct,
+    super: _super,
     queue.SimpleQueue: _simple_queue,
     contextvars.ContextVar: _variable,
     contextvars.Context: _context,

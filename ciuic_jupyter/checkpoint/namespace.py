@@ -37,6 +37,7 @@ _KNOWN_AS = {
     r"process\['modules'\]\['([\w.]+)'\]\['globals'\]\['(\w+)'\]": r"\1.\2",
     r"process\['modules'\]\['([\w.]+)'\]\['attributes'\]\['(\w+)'\]\['(\w+)'\]": r"\1.\2.\3",
     r"process\['modules'\]\['([\w.]+)'\]\['caches'\]\['(\w+)'\]": r"\1.\2",
+    r"process\['hooks'\]": "hooks",
     r"process\['shell'\]": "get_ipython()",
     r"process\['context'\]": "contextvars.copy_context()",
 }

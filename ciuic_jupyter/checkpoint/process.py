@@ -351,6 +351,7 @@ def _interpreter() -> Any:
         "switch": sys.getswitchinterval(),
         "gc": (gc.isenabled(), gc.get_threshold()),
         "umask": _umask(),
+        "start": getattr(sys.modules.get("multiprocessing"), "get_start_method", lambda **_: None)(allow_none=True),
         "timeout": socket.getdefaulttimeout(),
         "locale": {number: locale.setlocale(number) for number in _LOCALES},
         "zone": time.tzname,
@@ -369,6 +370,10 @@ def _set_interpreter(value: Any) -> None:
     sys.setswitchinterval(value["switch"])
     gc.set_threshold(*value["gc"][1])
     os.umask(value["umask"])
+    if value["start"] is not None:
+        import multiprocessing  # noqa: PLC0415 - it was loaded there
+
+        multiprocessing.set_start_method(value["start"], force=True)
     socket.setdefaulttimeout(value["timeout"])
     if value["zone"] != time.tzname and "TZ" in os.environ:
         time.tzset()
@@ -401,6 +406,7 @@ def _torch_options() -> Any:
         "matmul": torch.get_float32_matmul_precision(),
         "anomaly": torch.is_anomaly_enabled(),
         "cudnn": tuple(getattr(backends.cudnn, name) for name in _CUDNN),
+        "handles": torch.utils.hooks.RemovableHandle.next_id,
         "print": dataclasses.asdict(sys.modules["torch._tensor_str"].PRINT_OPTS),
     }
 
@@ -415,6 +421,10 @@ def _set_torch_options(value: Any) -> None:
         for name, setting in zip(_CUDNN, item, strict=True):
             setattr(torch.backends.cudnn, name, setting)
 
+    def set_handles(item: int) -> None:  # a number given twice would take another hook's place
+        handle = torch.utils.hooks.RemovableHandle
+        handle.next_id = max(handle.next_id, item)
+
     def set_print(item: dict[str, Any]) -> None:
         for name, setting in item.items():
             setattr(sys.modules["torch._tensor_str"].PRINT_OPTS, name, setting)
@@ -428,6 +438,7 @@ def _set_torch_options(value: Any) -> None:
         "anomaly": torch.autograd.set_detect_anomaly,
         "cudnn": set_cudnn,
         "print": set_print,
+        "handles": set_handles,
     }
     for key, item in changed.items():
         setters[key](item)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ciuic_jupyter.checkpoint import context, singletons
+from ciuic_jupyter.checkpoint.placeholder import Placeholder
 
 if TYPE_CHECKING:
     from ciuic_jupyter.checkpoint.graph import Graph
@@ -175,13 +176,17 @@ def _mapping_proxy(graph: Graph, proxy: Any) -> Any:
 
 
 def _file(graph: Graph, file: Any) -> Any:
+    """Reduce an open file: a text file on its buffer, a buffer on its raw file, each of which a variable may hold."""
     if file.closed:
         return _closed, (type(file).__name__, getattr(file, "name", None), getattr(file, "mode", None))
     try:
         described = _describe(file)
     except (OSError, ValueError, AttributeError, TypeError) as error:
         return graph.refuse(file, f"this open file can't be opened again: {error}")
-    return _open, (graph.path(file), described)
+    if described["kind"] == "FileIO":
+        return _open, (graph.path(file), described)
+    below = file.buffer if described["kind"] == "TextIOWrapper" else file.raw
+    return _put_on, (below, described)
 
 
 def _describe(file: Any) -> dict[str, Any]:
@@ -202,6 +207,7 @@ def _describe(file: Any) -> dict[str, Any]:
     described["position"] = _text_position(file, held.st_size) if text else file.tell()
     if text:
         described |= {"encoding": file.encoding, "errors": file.errors, "line": file.line_buffering}
+        described["through"] = file.write_through
         described["newline"] = _newline(file, described["position"])
     return described
 
@@ -241,29 +247,33 @@ def _text_position(file: io.TextIOWrapper, size: int) -> int:
 
 def _open(label: str, described: dict[str, Any]) -> Any:
     state = context.current()
-    path, mode, position = described["path"], described["mode"], described["position"]
+    path, position = described["path"], described["position"]
+
+    def opener(_: str, flags: int) -> int:  # opened by its full path, it keeps the name it was given
+        return os.open(path, flags & ~(os.O_TRUNC | os.O_EXCL | os.O_CREAT))
+
     try:
         size = os.stat(path).st_size
-        if not described.get("encoding") and position > size:
+        if position > size:
             raise ValueError(f"it is shorter than where it stood ({size} < {position})")
-        return _reopen(described, mode, position)
+        file = io.FileIO(described["name"], described["mode"], opener=opener)
+        file.seek(position)
+        return file
     except (OSError, ValueError) as error:
         return state.missing(label, f"its file {path} can't be opened here ({error})")
 
 
-def _reopen(described: dict[str, Any], mode: str, position: int) -> Any:
-    def opener(_: str, flags: int) -> int:  # opened by its full path, it keeps the name it was given
-        return os.open(described["path"], flags & ~(os.O_TRUNC | os.O_EXCL | os.O_CREAT))
-
-    if described["kind"] == "FileIO":
-        file: Any = io.FileIO(described["name"], mode, opener=opener)
-    elif "encoding" in described:
-        buffering = 1 if described["line"] else -1
+def _put_on(below: Any, described: dict[str, Any]) -> Any:
+    if type(below) is Placeholder:
+        return below
+    if described["kind"] == "TextIOWrapper":
         coding = (described["encoding"], described["errors"], described["newline"])
-        file = open(described["name"], mode, buffering, *coding, opener=opener)  # noqa: SIM115 - the notebook owns it
+        file: Any = io.TextIOWrapper(below, *coding, described["line"], described["through"])
+        file.mode = described["mode"]
     else:
-        file = open(described["name"], mode, opener=opener)  # noqa: SIM115
-    file.seek(position)
+        file = getattr(io, described["kind"])(below)
+    if "a" not in described["mode"]:
+        file.seek(described["position"])
     return file
 
 

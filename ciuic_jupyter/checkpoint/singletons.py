@@ -6,7 +6,7 @@ import sys
 import threading
 from typing import Any
 
-from ciuic_jupyter.checkpoint import shell
+from ciuic_jupyter.checkpoint import hooks, shell
 
 _PLACES = (
     ("os", "environ"),
@@ -29,9 +29,10 @@ _PLACES = (
 def table() -> dict[int, tuple[str, str]]:
     """Return {id: (module, attribute)} of those that are in this process now."""
     found: dict[int, tuple[str, str]] = {}
+    taken = hooks.own_streams()
     for module, name in _PLACES:
         value = getattr(sys.modules.get(module), name, None)
-        if value is not None:
+        if value is not None and not (module == "sys" and name in taken):
             found.setdefault(id(value), (module, name))
     found[id(threading.main_thread())] = ("ciuic_jupyter.checkpoint.singletons", "MAIN_THREAD")
     here = shell.running()

@@ -123,6 +123,15 @@ assert semaphore.acquire(blocking=False) and not semaphore.acquire(blocking=Fals
 with condition:
     condition.notify_all()
 
+# %% a lock shared by a Condition, a dict and a closure
+shared_lock = threading.RLock()
+on_shared = threading.Condition(shared_lock)
+locked_holder = {"lock": shared_lock}
+# -- after
+assert on_shared._lock is shared_lock is locked_holder["lock"]
+with shared_lock:
+    on_shared.notify_all()
+
 # %% a lock that is held
 held = threading.Lock()
 held.acquire()
@@ -214,6 +223,17 @@ both.write(b"J")
 both.flush()
 assert open("both.bin", "rb").read() == b"Jello"
 
+# %% a text file, its buffer and its raw file in variables
+both_ways = open("both.txt", "w+")
+both_ways.write("one\n")
+its_buffer, its_raw = both_ways.buffer, both_ways.buffer.raw
+# -- after
+assert both_ways.buffer is its_buffer and its_buffer.raw is its_raw
+both_ways.write("two\n")
+both_ways.flush()
+both_ways.seek(0)
+assert both_ways.read() == "one\ntwo\n"
+
 # %% a closed file
 closed = open("text.txt")
 closed.close()
@@ -268,6 +288,23 @@ import sys
 out, say = sys.stdout, print
 # -- after
 assert out is sys.stdout and say is print
+
+# %% sys.stderr with something of the notebook in its place
+import io
+
+
+class Tee(io.StringIO):
+    pass
+
+
+caught_errors = Tee()
+caught_errors.write("before ")
+sys.stderr = caught_errors
+# -- after
+assert sys.stderr is caught_errors
+print("after", end="", file=sys.stderr)
+assert "before after" in caught_errors.getvalue()
+sys.stderr = sys.__stderr__
 
 # %% sockets
 import socket
@@ -334,7 +371,13 @@ alive, dead = weakref.ref(thing, lambda ref: deaths.append(1)), weakref.ref(Thin
 to_method, thing_proxy = weakref.WeakMethod(thing.method), weakref.proxy(thing)
 # -- after
 assert alive() is thing and dead() is None and to_method()() == 1 and thing_proxy.method() == 1
-temporary = alive
+
+# %% the callback of a weak reference
+doomed, farewells = Thing(), []
+watch_doomed = weakref.ref(doomed, lambda ref: farewells.append(1))
+# -- after
+del doomed
+assert farewells == [1]
 
 # %% WeakValueDictionary, WeakKeyDictionary, WeakSet
 by_name, by_thing, weak_things = weakref.WeakValueDictionary(), weakref.WeakKeyDictionary(), weakref.WeakSet()

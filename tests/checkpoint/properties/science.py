@@ -118,6 +118,13 @@ next(walk)
 # -- after
 assert next(walk) == 1
 
+# %% tqdm.pandas()
+import pandas as pd
+
+tqdm.tqdm.pandas(desc="frames", file=sys.stdout)
+# -- after
+assert pd.DataFrame({"a": [1, 2]}).progress_apply(sum).tolist() == [3]
+
 # %% tqdm.notebook bars (widgets)
 import tqdm.notebook
 

@@ -400,9 +400,9 @@ def at_end():
 atexit.register(at_end)
 # about: atexit
 # -- after
-registered = atexit._ncallbacks()
+references = sys.getrefcount(at_end)
 atexit.unregister(at_end)
-assert atexit._ncallbacks() < registered
+assert sys.getrefcount(at_end) < references
 
 # %% socket.setdefaulttimeout, umask, multiprocessing start method
 import socket
@@ -442,6 +442,20 @@ futures.Future.twice = property(lambda self: 2)
 # about: json, pandas
 # -- after
 assert js.shorter("abcdef") == "abc" and pd.Series([1, 2]).double_sum() == 6 and futures.Future().twice == 2
+
+# %% a mock that unittest.mock.patch has put somewhere
+import unittest.mock
+
+import colorsys
+
+patcher = unittest.mock.patch("colorsys.rgb_to_hsv", return_value="mocked")
+patched_hsv = patcher.start()
+colorsys.rgb_to_hsv(0, 1, 0)
+# about: colorsys
+# -- after
+assert colorsys.rgb_to_hsv(1, 0, 0) == "mocked" and colorsys.rgb_to_hsv is patched_hsv and patched_hsv.call_count == 2
+patcher.stop()
+assert colorsys.rgb_to_hsv(1, 0, 0) == (0, 1, 1)
 
 # %% a builtin that the notebook replaced
 import builtins

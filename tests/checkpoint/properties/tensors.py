@@ -83,6 +83,16 @@ watched.register_post_accumulate_grad_hook(lambda parameter: accumulated.append(
 (watched * 2).sum().backward()
 assert accumulated == [6.0]
 
+# %% torch: a new hook does not take the place of one that was there
+steady_calls = []
+net[1].register_forward_hook(lambda module, args, out: steady_calls.append("old"))
+# -- after
+for _ in range(12):
+    net[1].register_forward_hook(lambda module, args, out: steady_calls.append("new"))
+steady_calls.clear()
+net[1](inputs)
+assert steady_calls.count("old") == 1 and steady_calls.count("new") == 12
+
 # %% torch: buffers, train and eval mode, state_dict shares
 tied.register_buffer("seen", torch.zeros(200), persistent=False)
 tied.eval()
