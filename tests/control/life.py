@@ -96,15 +96,22 @@ async def settled(runner: Runner) -> None:
 
 
 async def live(plane: Plane) -> None:
-    """Create, run, pause, resume, run, close, for ever."""
+    """Create, run, pause in the middle of a cell, resume, run, close, for ever."""
     while True:
         runner = await plane.create("s", instance=None, budget_nano=None, cwd=None)
         for step in range(2):
             await settled(runner)
             await runner.submit(uuid.uuid4().hex, "ok", None)
             await settled(runner)
-            if runner.live:
-                await (runner.pause() if step == 0 else runner.end())
+            if step == 0:
+                await runner.submit(uuid.uuid4().hex, "loop", None, checkpoint_every=0.001)
+                await settled(runner)
+            if runner.live and step == 0:
+                await runner.pause()
+            elif runner.live:
+                await runner.pause(now=True)  # the cell that goes on has no end of its own
+                await runner.let_go()
+                await runner.end()
             await runner.let_go()
             sys.stdout.write("step\n")
             sys.stdout.flush()

@@ -20,7 +20,7 @@ from ciuic_jupyter.control.app import Gate, make_app
 from ciuic_jupyter.control.client import PlaneClient
 from ciuic_jupyter.control.daemon import proof
 from ciuic_jupyter.errors import UnknownSession, UsageError
-from tests.control.conftest import Cloud
+from tests.control.conftest import Cloud, until
 
 TOKEN = "t" * 48
 
@@ -229,3 +229,27 @@ async def test_viewers_get_every_event_once_and_one_that_never_reads_holds_up_no
     assert await asyncio.to_thread(read) == list(range(600))
     for stream in (stalled, reader):
         await asyncio.to_thread(stream.close)
+
+
+async def test_a_cell_with_options_is_paused_in_its_middle_and_dropped(served: Served) -> None:
+    cloud, body = served.cloud, {"run": "r", "code": "loop", "checkpoint_every": 1800, "grace": 5}
+    answer = await served.http.post("/v1/sessions/s/runs", json=body)
+    assert answer.status_code == 202, answer.text
+    runner = cloud.plane.runner("s")
+    await until(lambda: runner.book.runs["r"].started_ms is not None)
+    assert (runner.book.runs["r"].checkpoint_every, runner.book.runs["r"].grace) == (1800, 5)
+    paused = (await served.http.post("/v1/sessions/s/pause", json={})).json()
+    assert (paused["state"], paused["suspended"]["run"]) == ("paused", "r")
+    (listed,) = (await served.http.get("/v1/sessions/s/runs")).json()
+    assert (listed["status"], listed["ended"], listed["where"]) == ("suspended", None, "line 7 of the cell")
+    resumed = (await served.http.post("/v1/sessions/s/resume", json={"cell": "drop"})).json()
+    assert (resumed["state"], resumed["suspended"]) == ("running", None)
+    assert cloud.agent.resumed == []
+    again = await served.http.post("/v1/sessions/s/runs", json={"run": "r2", "code": "hang"})
+    assert again.status_code == 202
+    await until(lambda: cloud.agent.current == "r2")
+    now = (await served.http.post("/v1/sessions/s/pause", json={"now": True})).json()
+    assert now["state"] == "paused"
+    assert runner.book.runs["r2"].status == "error"
+    wrong = await served.http.post("/v1/sessions/s/resume", json={"cell": "forget"})
+    assert wrong.status_code == 422
