@@ -1,0 +1,356 @@
+"""A cell saved at any of its boundaries and gone on with in another process leaves and prints what it would have."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.resume import cells as play
+
+CELL = """
+import random; random.seed(1)
+total = 0
+for i in range(4):
+    k = 0
+    while k < 3:
+        total += random.random()
+        k += 1
+    if i % 2:
+        for x, y in zip([1, 2, 3], "abc"):
+            print(i, x, y)
+    else:
+        for n, z in enumerate({"a": 1, "b": 2}.items()):
+            print(n, z)
+    print("end", i, total)
+else:
+    print("done")
+"""
+
+EARLIER = """
+import functools, random
+random.seed(1)
+def step(x, *, scale=2):
+    out = []
+    for j in range(3):
+        out.append(x * scale + j + random.random())
+    return sum(out)
+class Model:
+    def __init__(self):
+        self.w = 0.0
+        self.__hidden = 3
+    def fit(self, data):
+        history = []
+        def note(v):
+            nonlocal best
+            best = max(best, v)
+            history.append(v)
+        best = -1
+        for x in data:
+            loss = step(x)
+            self.w += loss
+            note(loss)
+            t = 0
+            while (t := t + 1) < self.__hidden:
+                try:
+                    for q in range(2):
+                        self.w += q
+                except ValueError:
+                    print("never")
+                else:
+                    self.w -= 1
+                finally:
+                    self.w += .5
+            print("x", x, best, len(history))
+        return best
+class Sub(Model):
+    def fit(self, data):
+        return super().fit(data)
+def rec(n):
+    acc = [n]
+    for k in range(2):
+        if n > 0:
+            acc.append(rec(n - 1))
+    return acc
+def deco(f):
+    @functools.wraps(f)
+    def inner(*a, **k):
+        r = f(*a, **k)
+        print("called", f.__name__)
+        return r
+    return inner
+@deco
+def work(n):
+    s = 0
+    for i in range(n):
+        s += i
+    return s
+"""
+
+LATER = """
+m = Sub()
+best = [m.fit([1, 2])]
+best.append(m.fit([3]))
+tree = rec(2)
+match len(tree):
+    case 1:
+        print("one")
+    case n if n > 1:
+        for i in range(2):
+            print("many", i, n)
+w = work(3) if best else 0
+with open("/etc/hostname") as f:
+    for line in f:
+        pass
+    for i in range(2):
+        print(f.closed)
+print(f"{w} {work(2)}")
+squares = [a * a for a in range(3)]
+d = {k: v for k, v in zip("ab", squares)}
+"""
+
+TORCH = """
+import torch, random, numpy as np
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+torch.manual_seed(0); random.seed(0); np.random.seed(0)
+class Noisy(Dataset):
+    def __init__(self, n):
+        self.x = torch.randn(n, 4)
+    def __len__(self):
+        return len(self.x)
+    def __getitem__(self, i):
+        return self.x[i] + 0.01 * torch.randn(4), self.x[i].sum().unsqueeze(0)
+class Stream(IterableDataset):
+    def __iter__(self):
+        for i in range(4):
+            yield torch.full((4,), float(i)) + torch.randn(4), torch.tensor([float(i)])
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(4, 8), nn.Dropout(0.3), nn.Linear(8, 1)])
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+model = Net()
+optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+history = []
+@torch.no_grad()
+def evaluate(loader):
+    model.eval()
+    total = 0.0
+    for x, y in loader:
+        total += nn.functional.mse_loss(model(x), y).item()
+    model.train()
+    return total
+def train_step(x, y):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = nn.functional.mse_loss(model(x), y)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+loader = DataLoader(Noisy(9), batch_size=3, shuffle=True, num_workers=WORKERS)
+streamed = DataLoader(Stream(), batch_size=2)
+"""
+
+TRAINING = """
+for epoch in range(2):
+    for step, (x, y) in enumerate(loader):
+        history.append(train_step(x, y))
+        print(epoch, step, history[-1])
+    for x, y in streamed:
+        history.append(train_step(x, y))
+    scheduler.step()
+    val = evaluate(loader)
+    print("val", val, scheduler.get_last_lr())
+state = [v for s in optimizer.state.values() for v in s.values()]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path / "store"
+
+
+def check(cells: Sequence[str], store: Path) -> int:
+    """Pause at every boundary of the last cell; return how many there were."""
+    base = play.whole(cells)
+    assert "error" not in base, base["error"]
+    for at in range(len(base["offered"])):
+        shutil.rmtree(store, ignore_errors=True)
+        store.mkdir()
+        first = play.until(cells, store, at)
+        assert "error" not in first, first["error"]
+        assert not first["gone"], first["gone"]
+        second = play.onward(cells, store)
+        assert "error" not in second, (at, first["where"], second["error"])
+        assert first["printed"] + second["printed"] == base["printed"], (at, first["where"])
+        assert second["names"] == base["names"], (at, first["where"])
+    return len(base["offered"])
+
+
+def test_every_boundary_of_a_cell_with_nested_loops(folder: Path) -> None:
+    assert check([CELL], folder) == 35
+
+
+def test_every_boundary_inside_functions_methods_closures_and_blocks(folder: Path) -> None:
+    assert check([EARLIER, LATER], folder) == 80
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_boundary_of_two_epochs_of_a_training(folder: Path, workers: int) -> None:
+    pytest.importorskip("torch").set_num_threads(1)
+    assert check([TORCH.replace("WORKERS", str(workers)), TRAINING], folder) == 24
+
+
+def test_ten_pauses_one_after_the_other(folder: Path) -> None:
+    cells = [EARLIER, LATER]
+    base = play.whole(cells)
+    folder.mkdir()
+    answer = play.until(cells, folder, 3)
+    printed = answer["printed"]
+    for _ in range(9):
+        answer = play.onward(cells, folder, at=3)
+        assert "error" not in answer, answer["error"]
+        assert "where" in answer
+        printed += answer["printed"]
+    last = play.onward(cells, folder)
+    assert "error" not in last, last["error"]
+    assert printed + last["printed"] == base["printed"]
+    assert last["names"] == base["names"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "why"),
+    [
+        ("try:\n    1 / 0\nexcept ZeroDivisionError:\n    for i in range(2): pass", "an except block"),
+        ("try:\n    pass\nfinally:\n    for i in range(2): pass", "a finally block"),
+        ("for x in (a * a for a in range(3)): pass", "generator"),
+        ("def f():\n    for i in range(2): pass\n    return 1\nd = {}\nd['x'] = 1\nd['x'] += f()", "was read already"),
+        ("def f(k):\n    for i in range(2): pass\nlist(map(f, [1])); x = sorted([2, 1], key=f) if 0 else 0", ""),
+    ],
+)
+def test_a_boundary_that_could_not_be_resumed_is_skipped_with_its_reason(cell: str, why: str) -> None:
+    answer = play.whole([cell])
+    assert "error" not in answer, answer["error"]
+    if why:
+        assert not answer["offered"]
+        assert why in " ".join(answer["skipped"])
+
+
+# programs made by chance
+
+_HEAD = """
+import random
+random.seed(5)
+seen = []
+total = 1
+def small(n):
+    got = 0
+    for q in range(n % 3):
+        got += q + random.random()
+    return got
+class Box:
+    def __init__(self): self.v = 0
+    def fill(self, n):
+        add = lambda: self.v + n
+        while self.v < n % 4:
+            self.v += 1
+        return add()
+box = Box()
+"""
+_SIMPLE = st.sampled_from(
+    [
+        "total = total * 3 % 97 + 1",
+        "seen.append(round(random.random(), 9))",
+        "print(total, len(seen))",
+        "got = small(total)",
+        "seen.append(box.fill(total))",
+        "box.v = total % 3",
+        "print('small', small(2), total)",
+        "if (w := total % 5) > 2: print(w)",
+        "evens = [e for e in range(total % 4)]",
+    ]
+)
+_HEADS = st.sampled_from(
+    [
+        "for {v} in range(2):",
+        "for {v} in [5, 6]:",
+        "for {v}, _y in enumerate('ab'):",
+        "for {v}, _y in zip((1, 2), 'xy'):",
+        "for {v} in {{'k': 1, 'l': 2}}:",
+        "for {v} in map(str, [1, 2]):",
+        "for {v} in reversed([1, 2]):",
+        "if total % 2:",
+        "if total % 3 == 0 or small(total):",
+        "with __import__('contextlib').suppress(ValueError):",
+        "for {v} in sorted({{3, 1}}):",
+    ]
+)
+
+
+@st.composite
+def _block(draw: st.DrawFn, depth: int) -> list[str]:
+    lines: list[str] = []
+    for _ in range(draw(st.integers(1, 3 if depth else 2))):
+        kind = draw(st.integers(0, 5)) if depth else 0
+        if kind < 2:
+            lines.append(draw(_SIMPLE))
+            continue
+        inner = ["    " + line for line in draw(_block(depth=depth - 1))]
+        name = f"v{depth}"
+        if kind == 2:
+            lines += [f"c{depth} = 0", f"while c{depth} < 2:", f"    c{depth} += 1", *inner]
+        elif kind == 3:
+            lines += [
+                "try:",
+                *inner,
+                "except KeyError:",
+                "    print('no')",
+                "else:",
+                *inner,
+                "finally:",
+                "    total += 1",
+            ]
+        else:
+            lines += [draw(_HEADS).format(v=name), *inner]
+            if kind == 5:
+                lines += ["else:", *inner]
+    return lines
+
+
+@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(body=_block(depth=3), wrapped=st.booleans())
+def test_every_boundary_of_programs_made_by_chance(folder: Path, body: list[str], wrapped: bool) -> None:
+    body = [line for line in body if line != "    "]
+    text = "\n".join(_without_else_after_with(body))
+    if wrapped:
+        inside = text.replace("\n", "\n    ")
+        text = f"def run(total):\n    w = got = 0\n    {inside}\n    return total\ntotal = run(total)"
+    check([_HEAD, text], folder)
+
+
+def _without_else_after_with(lines: list[str]) -> list[str]:
+    """Drop an `else:` that belongs to a `with`, which has none."""
+    kept: list[str] = []
+    opened: dict[int, str] = {}
+    dropped: int | None = None
+    for line in lines:
+        depth = len(line) - len(line.lstrip())
+        if dropped is not None and depth > dropped:
+            continue
+        dropped = None
+        if line.strip() == "else:" and opened.get(depth, "").startswith("with"):
+            dropped = depth
+            continue
+        if line.strip() != "else:":
+            opened[depth] = line.strip()
+        kept.append(line)
+    return kept
