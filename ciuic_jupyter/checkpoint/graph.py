@@ -89,6 +89,7 @@ class Graph(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no ty
         self.report: list[dict[str, str]] = []
         self.packages: set[str] = set()
         self.sources: set[str] = set()
+        self.hashed: list[Any] = []  # objects with a __hash__ of the notebook's
         self._kept: list[object] = []
         self._storages: dict[int, tensors.Storage] = {}
         self._handlers: dict[int, Handler] = {}
@@ -201,9 +202,20 @@ class Graph(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no ty
 
     def _choose(self, obj: Any, kind: type) -> Handler:
         handler = self._find_handler(obj, kind)
+        if kind.__module__ == "__main__" and isinstance(kind.__hash__, types.FunctionType):
+            handler = self._remembering(handler)
         self._handlers[id(kind)] = handler
         self._kept.append(kind)
         return handler
+
+    def _remembering(self, handler: Handler) -> Handler:
+        """Have each object in `hashed`, too: in a cycle it is hashed before it is whole, which a restore sets right."""
+
+        def remember(graph: Graph, obj: Any) -> Any:
+            graph.hashed.append(obj)
+            return handler(graph, obj)
+
+        return remember
 
     def _find_handler(self, obj: Any, kind: type) -> Handler:
         if kind is Placeholder:

@@ -78,11 +78,14 @@ def own_values() -> dict[contextvars.ContextVar[Any], Any] | None:
 
 
 def _own(values: contextvars.Context) -> dict[contextvars.ContextVar[Any], Any]:
-    return {variable: value for variable, value in values.items() if _is_own(variable)}
+    known = {id(each) for module in list(sys.modules.values()) for each in _variables(module)}
+    return {key: value for key, value in values.items() if id(key) not in known and key.name not in _INTERNAL}
 
 
-def _is_own(variable: contextvars.ContextVar[Any]) -> bool:
-    return singletons.attribute(variable) is None and variable.name not in _INTERNAL
+def _variables(module: Any) -> list[contextvars.ContextVar[Any]]:
+    """Return the context variables that a module of a library keeps."""
+    names = getattr(module, "__dict__", {}) if module is not sys.modules.get("__main__") else {}
+    return [each for each in list(names.values()) if type(each) is contextvars.ContextVar]
 
 
 def set_values(values: dict[contextvars.ContextVar[Any], Any]) -> None:

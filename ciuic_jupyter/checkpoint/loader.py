@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import collections
+import gc
 import io
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ciuic_jupyter.checkpoint import paths
 from ciuic_jupyter.checkpoint.placeholder import Placeholder, describe
 from ciuic_jupyter.errors import CheckpointError
 
+_HASHING = (set, dict, collections.defaultdict)
 Take = Callable[[Mapping[str, Any], Any], None]
 
 
@@ -46,6 +50,20 @@ def load_slowly(
     for (name, path), reason in unpickler.fill_late().items():
         failed[path or name] = reason
     return failed
+
+
+def rehash(objects: Any) -> None:
+    """Set sets and dicts right that hold one of `objects` at the place that its hash had before it was whole."""
+    if not isinstance(objects, list) or not objects:
+        return
+    kinds = {type(each) for each in objects}
+    for holder in gc.get_objects():
+        if type(holder) in _HASHING and not kinds.isdisjoint(map(type, holder)):
+            with suppress(Exception):  # a __hash__ or __eq__ of the user's that raises now raised before
+                if any(type(key) in kinds and key not in holder for key in list(holder)):
+                    contents = list(holder.items()) if isinstance(holder, dict) else list(holder)
+                    holder.clear()
+                    holder.update(contents)
 
 
 class _Patient(pickle._Unpickler):  # noqa: SLF001 - the one whose steps can be caught

@@ -93,6 +93,7 @@ class _Job:
         records = process.needed(self.records, graph.packages, self.inputs)
         found.append(self._segment(graph, "other", "process", records))
         found.append(self._segment(graph, "other", "sources", process.sources(graph.sources)))
+        found.append(self._segment(graph, "other", "hashed", graph.hashed))
         return _Walk(graph, found)
 
     def _segment(self, graph: Graph, kind: str, name: str, value: object) -> dict[str, Any]:
@@ -149,7 +150,7 @@ def walked(
     plain = process.plain_record(report, inputs)
     collecting = gc.isenabled()
     with modules.saved_whole(process.added_path()) as whole:
-        job = _Job(namespace, values, state, process.records(), inputs, whole)
+        job = _Job(namespace, values, state, process.records(report, inputs), inputs, whole)
         job.give_up(force_placeholders or {})
         gc.disable()
         try:
@@ -361,6 +362,7 @@ def _restore(body: Mapping[str, Any], reader: Reader, state: context.Loading) ->
         state.later.clear()
         restored.failed = loader.load_slowly(stream, _loose(body, state), body["segments"], take)
         state.placeholders += [context.entry(path, reason) for path, reason in restored.failed.items()]
+    loader.rehash(records.get("hashed"))
     state.finish()
     process.import_again(body["process"], state)
     restored.names = list(body["names"])

@@ -18,6 +18,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -193,15 +194,26 @@ def _dotted_imports(inputs: Iterable[str]) -> list[str]:
 # parts that go into the graph
 
 
-def records() -> dict[str, Any]:
-    """Return the options of the process and its random generators, by part."""
-    found = {name: read() for name, (read, _) in _PARTS.items()}
+def records(report: list[dict[str, str]], inputs: Iterable[str]) -> dict[str, Any]:
+    """Return the options of the process and its random generators, by part; one that can't be read is in `report`."""
+    found: dict[str, Any] = {}
+    readers = {name: read for name, (read, _) in _PARTS.items()} | {"hooks": partial(hooks.record, _words(inputs))}
+    for name, read in readers.items():
+        try:
+            found[name] = read()
+        except Exception as error:  # noqa: BLE001 - an object of the user's may be in the way; the variables count more
+            reason = f"the state of {name} can't be saved ({type(error).__name__}: {error})"
+            report.append({"name": name, "path": name, "reason": reason})
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _words(inputs: Iterable[str]) -> set[str]:
+    return {word for text in inputs for word in re.findall(r"\w+", text)}
 
 
 def needed(found: Mapping[str, Any], used: Iterable[str], inputs: Iterable[str]) -> dict[str, Any]:
     """Leave out the state of libraries that only the kernel loaded: no variable needs them and no cell names them."""
-    words = set(used) | {word for text in inputs for word in re.findall(r"\w+", text)}
+    words = set(used) | _words(inputs)
     return {name: value for name, value in found.items() if name not in _LIBRARY_OF or _LIBRARY_OF[name] in words}
 
 
@@ -490,7 +502,7 @@ _PARTS: dict[str, tuple[Callable[[], Any], Callable[[Any], None]]] = {
     "logging": (_logging_state, _set_logging_state),
     "decimal": (_decimal, _set_decimal),
     "modules": (lambda: modules.record(added_path()), modules.apply),
-    "hooks": (hooks.record, hooks.apply),
+    "hooks": (partial(hooks.record, ()), hooks.apply),
     "shell": (shell.record, shell.apply),
     "context": (library.own_values, library.set_values),
     "numpy": (_numpy_options, _set_numpy_options),

@@ -129,6 +129,29 @@ family = eldest.parent
 assert eldest in family.children and len(family.children) == 1 and family.names[eldest] == "Ada"
 assert eldest.parent is family
 
+# %% set of children with a hash that does not fail before they are whole
+class Leaf:
+    name = ""
+
+    def __init__(self, parent, name):
+        self.parent, self.name = parent, name
+        parent.children.add(self)
+        parent.names[self] = name
+
+    def __hash__(self):
+        return hash(self.name)
+
+    def __eq__(self, other):
+        return self.name == other.name
+
+
+first_leaf = Leaf(Parent(), "Ada")
+second_leaf = Leaf(first_leaf.parent, "Bob")
+# -- after
+siblings = first_leaf.parent
+assert first_leaf in siblings.children and second_leaf in siblings.children and len(siblings.children) == 2
+assert siblings.names[first_leaf] == "Ada" and siblings.names[second_leaf] == "Bob"
+
 # %% recursive defaultdict
 import collections
 
