@@ -45,7 +45,7 @@ class AgentConfig:
     verify_seconds: float = 900.0
     save_failure_seconds: float = 1800.0
     last_resort: str = "keep"
-    preempt_seconds: float = 20.0  # how long a SIGTERM waits for the cell under way to hold; 0: it does not
+    preempt_seconds: float = 20.0  # that a machine which must leave waits for its cell to hold; 0: none
     warm: bool = False
 
     @classmethod

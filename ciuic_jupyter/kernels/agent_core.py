@@ -50,6 +50,7 @@ class Agent:
         self.restored: dict[str, Any] | None = None
         self.error: str | None = None
         self.saving = False
+        self._passing = False  # the save under way lets cells run
         self.checkpoint: int | None = config.checkpoint
         self.log = EventLog(config.directory / "events", config.first_seq)
         self.runs = Runs(self.emit, kernel)
@@ -198,36 +199,49 @@ class Agent:
         self.socket.tell({"type": "progress", "step": step, "done": done, "total": total})
 
     async def save(self) -> dict[str, Any]:
-        """Save the cell that holds, or behind the one under way.
+        """Save the cell that holds, or behind the one under way; no cell starts meanwhile.
 
         UsageError while another save is on, SaveFailed if there is no checkpoint.
         """
-        if self.saving:
-            raise UsageError("a save is under way; wait for its reply")
-        if self.kernel != "ready":
-            raise SaveFailed(f"the kernel is {self.kernel}: there is nothing to save")
-        self.saving = True
-        self.save_over.clear()
-        try:
-            self._progress("waiting", 0, 3)
-            done = await self.saver.save()
-            self.checkpoint = int(done["seq"])
-            return done
-        finally:
-            self.saving = False
-            self.save_over.set()
+        while self._passing:  # a checkpoint that the cell takes in its stride
+            await self.save_over.wait()
+        return await self._save(passing=False)
 
     async def take_checkpoint(self) -> dict[str, Any]:
-        """Hold the cell under way, save it, and let it go on; UsageError if none runs or it ends before it holds."""
+        """Hold the cell under way until it is captured, and make a checkpoint of that while it goes on.
+
+        UsageError if no cell runs, it ends before it holds, or another save is on.
+        """
         held = await self.holds.hold(keep=False)
         if held["run"] is None:
             raise UsageError("no cell runs; save the session as it is")
         if not held["held"]:
             raise UsageError(f"run {held['run']} ended, or was let go, before it held; nothing was saved")
         try:
-            return await self.save()
+            return await self._save(passing=True)
         finally:
             await self.holds.release()
+
+    async def _save(self, *, passing: bool) -> dict[str, Any]:
+        if self.saving:
+            raise UsageError("a save is under way; wait for its reply")
+        if self.kernel != "ready":
+            raise SaveFailed(f"the kernel is {self.kernel}: there is nothing to save")
+        self.saving, self._passing = True, passing
+        self.save_over.clear()
+        try:
+            self._progress("waiting", 0, 3)
+            done = await self.saver.save(passing=passing)
+            self.checkpoint = int(done["seq"])
+            return done
+        finally:
+            self.saving = self._passing = False
+            self.save_over.set()
+
+    @property
+    def busy(self) -> bool:
+        """Whether no cell may start: a save would not know what it saves."""
+        return self.saving and not self._passing
 
     async def _watch(self) -> None:
         """Prove each second that this machine lives, and look at the lease."""

@@ -47,7 +47,7 @@ class Requests:
         return await operation(frame)
 
     async def _run(self, frame: Frame) -> Reply:
-        if self._agent.saving:
+        if self._agent.busy:
             raise UsageError("busy: a save is under way; the run can start when it is done")
         self._need_kernel()
         self._agent.runs.start(frame.header)
@@ -92,7 +92,7 @@ class Requests:
         return await self._agent.holds.look()
 
     async def _resume(self, frame: Frame) -> Reply:
-        if self._agent.saving:
+        if self._agent.busy:
             raise UsageError("busy: a save is under way; the run can go on when it is done")
         self._need_kernel()
         run, shown = frame.header.get("run"), frame.header.get("shown") or []
@@ -145,6 +145,8 @@ class Requests:
         if not isinstance(event, dict) or event.get("kind") not in ("note", "run_ended"):
             raise UsageError("emit takes an event of kind note or run_ended; nothing was written")
         self._agent.emit(event)
+        if event["kind"] == "run_ended":
+            self._agent.runs.drop(event.get("run"))
         return {}
 
 

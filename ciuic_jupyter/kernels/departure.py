@@ -60,7 +60,7 @@ class Departure:
         agent = self._agent
         if not agent.lease.over(boottime()):
             return
-        if not agent.saving and await self._held(INTERRUPT_GRACE):
+        if not agent.saving and await self._held(self._config.preempt_seconds):
             await self._save_and_leave()
             if not agent.leaving:
                 await agent.holds.release()
@@ -74,6 +74,8 @@ class Departure:
 
     async def _held(self, seconds: float) -> bool:
         """Whether the cell under way holds within `seconds`; else it is no longer asked to."""
+        if seconds <= 0:
+            return False
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 return bool((await self._agent.holds.hold(keep=False))["held"])
@@ -93,13 +95,12 @@ class Departure:
         agent = self._agent
         reason = "stopped"
         try:
-            before = agent.checkpoint
             async with asyncio.timeout(self._config.preempt_seconds):
                 held = await agent.holds.hold()
-            if held["held"]:
-                await agent.save_over.wait()  # somebody else's
-                if agent.checkpoint == before:
-                    await agent.save()
+            if held["held"] and agent.busy:  # somebody saves this cell already
+                await agent.save_over.wait()
+            elif held["held"]:
+                await agent.save()
                 reason = "preempted: the cell under way is saved"
         except TimeoutError:
             reason = "stopped: the cell under way did not hold in time"

@@ -75,17 +75,21 @@ class Requests:
         """Write the namespace into the store; answer with the manifest's body, which the agent signs.
 
         `placeholders` are variables to leave out, with the reason: they did not load again last time. The body goes to
-        the file `body_path` where the request names one, else into the answer.
+        the file `body_path` where the request names one, else into the answer. A restored cell that can go on is saved
+        with it, but for `cell` None: then it was dropped.
         """
+        if not request.get("cell", True):  # what was paused in its middle is not gone on with
+            self.suspended = None
         with _undisturbed():
             return self._save(request, self.suspended, kernel_state.session_state(self._shell))
 
     def save_held(self, request: Mapping[str, Any], cell: Cell, position: Any) -> dict[str, Any]:
-        """Do the same in the middle of `cell`; Refused if what its position needs can't be saved."""
+        """Do the same in the middle of `cell`, and tell the modules; Refused if its position can't be saved."""
         suspended = Suspended(position, cell.count, cell.store_history, cell.allow_stdin)
         held = cell.count if cell.store_history else None
         with kernel_state.between_cells(self._shell):
-            return self._save(request, suspended, kernel_state.session_state(self._shell, held))
+            saved = self._save(request, suspended, kernel_state.session_state(self._shell, held))
+        return {**saved, **self.modules(request)}
 
     def _save(self, request: Mapping[str, Any], suspended: Suspended | None, state: dict[str, Any]) -> dict[str, Any]:
         from ciuic_jupyter.checkpoint.namespace import capture  # noqa: PLC0415 - only a kernel that is saved needs it

@@ -143,6 +143,11 @@ class Runs:
         metadata = {"cellId": going_on.cell_id} if going_on.cell_id else {}
         self._send(going_on, {}, {**metadata, RESUME: True})
 
+    def drop(self, run: object) -> None:
+        """Forget the restored run: its end was told, nobody goes on with it."""
+        if self.suspended is not None and self.suspended["run"] == run:
+            self.suspended = None
+
     def _send(self, starting: Run, request: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
         if self.current is not None:
             raise UsageError(f"busy: run {self.current.run} is under way; one cell runs at a time")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,10 +43,10 @@ class Saver:
         self._progress = progress
         self._store = Store(config.store)
 
-    async def save(self) -> dict[str, Any]:
+    async def save(self, *, passing: bool = False) -> dict[str, Any]:
         """Write a checkpoint that was loaded back in a fresh process, between cells or of one that holds.
 
-        Return {seq, report}.
+        Return {seq, report}. With `passing` the cell under way is held only while it is captured.
 
         SaveFailed says why there is none; the kernel lives on. A manifest is signed after its data passed, so that
         what the next machine finds newest is always one that loads.
@@ -54,7 +54,7 @@ class Saver:
         seconds: dict[str, float] = {"capture": 0.0, "verify": 0.0}
         begun = time.monotonic()
         try:
-            body, attempts = await self._loadable_body(seconds)
+            body, attempts = await self._loadable_body(seconds, passing)
             signing = time.monotonic()
             self._progress("signing", 2, 3)
             manifest = await asyncio.to_thread(self._sign, body)
@@ -67,12 +67,17 @@ class Saver:
         seconds["total"] = time.monotonic() - begun
         return {"seq": manifest.seq, "report": _report(body, seconds, attempts)}
 
-    async def _loadable_body(self, seconds: dict[str, float]) -> tuple[dict[str, Any], int]:
+    async def _loadable_body(self, seconds: dict[str, float], passing: bool) -> tuple[dict[str, Any], int]:
         forced: dict[str, str] = {}
         position: dict[str, str] = {}
         failures = 0
         for attempt in range(1, _BOUNDARIES + 1):
-            body = await self._capture(forced, position, seconds)
+            if passing:
+                await self._holds.hold(keep=False)
+            body, modules = await self._capture(forced, position, seconds)
+            if passing:
+                await self._holds.release()
+            await self._prepare(modules)
             self._progress("verifying", 1, 3)
             try:
                 with _timed(seconds, "verify"):
@@ -97,9 +102,10 @@ class Saver:
 
     async def _capture(
         self, forced: Mapping[str, str], position: Mapping[str, str], seconds: dict[str, float]
-    ) -> dict[str, Any]:
-        """Wait until no cell runs or the one that runs holds, and have the kernel save; the body says which run.
+    ) -> tuple[dict[str, Any], list[str]]:
+        """Wait until no cell runs or the one that runs holds, and have the kernel save.
 
+        Return the body, which says which run, and the modules that loading it needs and the nursery may lack.
         `position` is what did not load of the position in the last save: the cell goes on to its next boundary.
         """
         store = str(self._config.store)
@@ -108,12 +114,20 @@ class Saver:
             self._progress("capturing", 0, 3)
             with _timed(seconds, "capture"):
                 if not self._holds.held:
-                    reply = await self._link.request("save", store=store, placeholders=dict(forced))
-                    return {**reply["body"], "run": self._runs.suspended}
+                    suspended = self._runs.suspended
+                    reply = await self._link.request("save", store=store, placeholders=dict(forced), cell=suspended)
+                    return {**reply["body"], "run": suspended}, []
                 held = await self._holds.capture({"store": store, "placeholders": {**forced, **position}})
                 if held is not None:
-                    return {**held["body"], "run": held["run"]}
+                    return {**held["body"], "run": held["run"]}, list(held["modules"])
             position = {}
+
+    async def _prepare(self, modules: Sequence[str]) -> None:
+        """Have the nursery import once what every test-load of a cell will need; between cells it did so before."""
+        if not modules:
+            return
+        with suppress(CiuicError):  # the test-load will meet the same, and tell
+            await self._nursery.prepare(modules)
 
     def _sign(self, body: Mapping[str, Any]) -> Any:
         manifest = self._store.write_manifest(dict(body), self._config.secrets.key)

@@ -241,6 +241,53 @@ def test_a_save_that_fails_while_held_leaves_the_cell_held_and_whole(tmp_path: P
         assert plane.call("go")["went"] and ended(plane)["status"] == "ok" and plane.text() == WHOLE
 
 
+REAL = """
+import random, time
+random.seed(5)
+class Net:
+    def __init__(self): self.weight = 0.0
+    def train(self, steps):
+        for step in range(steps):
+            self.weight += random.random()
+            print('step', step, flush=True)
+            time.sleep(0.01)
+net = Net()
+for epoch in range(4):
+    print('epoch', epoch)
+    net.train(8)
+net.weight
+"""
+
+
+def test_the_engine_goes_on_with_a_training_cell_bit_for_bit(tmp_path: Path, shared: dict[str, Any]) -> None:
+    config = {**shared, "before": ""}
+    with machine(tmp_path / "a", **config) as made:
+        plane = made.connect().ready()
+        plane.call("run", run="whole", code=REAL)
+        ended(plane, "whole")
+        start(plane, REAL)
+        plane.until(lambda e: "epoch 1" in plane.text("long"))
+        plane.call("checkpoint")
+        plane.until(lambda e: "epoch 2" in plane.text("long"))
+        os.kill(made.kernel_pid(), signal.SIGKILL)
+        ended(plane)
+        run = Store(tmp_path / "store").read_manifest(1, KEY).body["run"]
+        whole, before, last = plane.text("whole"), plane.text("long"), plane.last
+        (value,) = [e for e in plane.events if e["kind"] == "output" and e["msg_type"] == "execute_result"]
+        shown = shown_after(plane, run["seq"])
+    with machine(tmp_path / "b", **config, checkpoint=1, first_seq=last + 1) as made:
+        plane = made.connect(after=last)
+        plane.until(lambda e: e["kind"] == "kernel")
+        plane.call("resume", run="long", shown=shown)
+        assert ended(plane)["status"] == "ok" and not [e for e in plane.events if e["kind"] == "note"]
+        assert before + plane.text("long") == whole
+        assert result(plane)[0] == value["content"]["data"]["text/plain"]
+        again = plane.ask("run", run="again", code=REAL)
+        assert plane.reply(again)["ok"] and plane.call("hold")["held"]
+        plane.call("interrupt", run="again")
+        assert ended(plane, "again")["ename"] == "KeyboardInterrupt"
+
+
 @pytest.mark.parametrize("op", ["hold", "save", "checkpoint"])
 def test_a_kernel_that_dies_under_a_hold_fails_what_waits_for_it(tmp_path: Path, op: str) -> None:
     deadly = COUNTS + "\nclass Slow:\n    def __reduce__(self):\n        import time; time.sleep(600)\n"
@@ -318,8 +365,8 @@ def test_a_sigterm_that_finds_no_boundary_ends_the_machine(tmp_path: Path, how: 
         begun = time.monotonic()
         made.process.send_signal(signal.SIGTERM)
         if how == "twice":
-            made.process.send_signal(signal.SIGTERM)
-            time.sleep(0.2)
+            time.sleep(0.3)  # or the two are one
+            assert made.process.poll() is None
             made.process.send_signal(signal.SIGTERM)
         assert made.process.wait(timeout=60) == 0
         assert (time.monotonic() - begun > 2) == (how == "no boundary in time") or how != "no boundary in time"
@@ -348,6 +395,48 @@ def test_a_cell_held_for_a_plane_that_is_gone_is_saved_and_the_machine_leaves(
         plane.cut()
         assert made.process.wait(timeout=60) == 0
         assert made.final()["reason"] == "lease" and made.final()["checkpoint"] == 1
+
+
+def test_a_run_whose_end_was_told_is_not_saved_again(tmp_path: Path, shared: dict[str, Any]) -> None:
+    with machine(tmp_path / "a", **shared) as made:
+        plane = made.connect().ready()
+        start(plane)
+        plane.call("hold")
+        plane.call("save")
+        last = plane.last
+    with machine(tmp_path / "b", **shared, checkpoint=1, first_seq=last + 1) as made:
+        plane = made.connect(after=last)
+        plane.until(lambda e: e["kind"] == "kernel")
+        plane.call("emit", event={"kind": "run_ended", "run": "long", "status": "aborted"})
+        assert plane.call("save")["report"]["run"] is None
+        refused = plane.reply(plane.ask("resume", run="long", shown=[]))
+        assert refused["error"]["type"] == "UsageError"
+    assert Store(tmp_path / "store").read_manifest(2, KEY).body["run"] is None
+
+
+def test_a_cell_goes_on_while_its_checkpoint_is_checked_and_a_save_waits_for_that(
+    tmp_path: Path, shared: dict[str, Any]
+) -> None:
+    slow = "import time\nclass Slow:\n    def __init__(self): self.x = 1\n"
+    slow += "    def __setstate__(self, state): time.sleep(2); self.x = 1\n"
+    with machine(tmp_path / "a", **shared) as made:
+        plane = made.connect().ready()
+        plane.run(slow + "slow = Slow()")
+        start(plane, COUNTS.replace("60", "200"))
+        checkpoint = plane.ask("checkpoint")
+        while not [f for f in plane.frames if f["type"] == "progress" and f["step"] == "verifying"]:
+            plane.next()
+        lines = plane.text().count("\n")
+        plane.until(lambda e: plane.text().count("\n") > lines + 10)
+        assert checkpoint not in plane.replies, "it goes on before the checkpoint is there"
+        plane.call("hold")
+        saved = plane.call("save")
+        assert plane.reply(checkpoint)["seq"] == 1 and saved["seq"] == 2
+        assert plane.reply(checkpoint)["report"]["attempts"] == 1
+        turns = [int(reply["report"]["run"]["where"].split()[1]) for reply in (plane.reply(checkpoint), saved)]
+        assert turns[0] < turns[1] == plane.text().count("\n")
+        plane.call("go")
+        assert ended(plane)["status"] == "ok"
 
 
 def test_a_running_cell_without_a_hold_makes_a_save_wait_and_a_checkpoint_needs_a_cell(tmp_path: Path) -> None:

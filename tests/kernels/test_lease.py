@@ -59,9 +59,9 @@ def test_a_running_cell_goes_on_to_its_end_first(tmp_path: Path) -> None:
 
 
 def test_past_the_deadline_the_cell_is_interrupted_and_what_it_made_is_saved(tmp_path: Path) -> None:
-    with machine(tmp_path, lease_seconds=1, deadline=3) as made:
+    with machine(tmp_path, lease_seconds=1, deadline=3, preempt_seconds=1) as made:
         plane = made.connect().ready()
-        plane.call("run", run="long", code="import time\nmade = 'yes'\nwhile True: time.sleep(0.05)")
+        plane.call("run", run="long", code="import time\nmade = 'yes'\ntime.sleep(600)  # no boundary to hold at")
         plane.until(lambda e: e["kind"] == "run_started")
         plane.cut()
         assert made.process.wait(timeout=60) == 0
