@@ -27,10 +27,10 @@ _TONES = {"running": "on", "paused": "off", "closed": "off", "failed": "bad"}
 
 
 def shown_state(view: View) -> str:
-    """Return the state in words, with what is under way: `Saving 40%`, `Running`, `Pausing after this cell`."""
+    """Return the state in words, with what is under way: `Saving 40%`, `Running`, `Pausing in this cell`."""
     state = str(view.get("state", "")).lower()
     if state == "running" and view.get("pause_pending"):
-        return "Pausing after this cell" if view.get("run") or view.get("busy") else "Pausing"
+        return "Pausing in this cell" if view.get("run") or view.get("busy") else "Pausing"
     step = view.get("step")
     if step and state not in ("running", "paused", "closed"):
         text = str(step)
@@ -152,7 +152,7 @@ def describe(view: View, now: float) -> tuple[str, str]:
         queued = int(view.get("queued") or 0)
         text = "Cell running" + (f", {queued} more waiting" if queued else "")
         if view.get("pause_pending"):
-            text += "; it will be saved and the machine let go when it ends"
+            text += _pausing(view)
         started = view.get("run_started_at")
         return escape(text), tick.clock(now - float(started)) if started else ""
     if state == "running":
@@ -160,11 +160,25 @@ def describe(view: View, now: float) -> tuple[str, str]:
     saved = view.get("checkpoint")
     if state in ("paused", "closed", "failed") and saved:
         text = f"Saved {_when(saved.get('at'), now)}, {megabytes(saved.get('bytes'))}"
+        if where := (view.get("suspended") or {}).get("where"):
+            text = f"Paused at {where}. {text}"
         lost = saved.get("placeholders")
         count = lost if isinstance(lost, int) else len(lost or ())
         text += f"; {count} could not be saved (see %ciuic_status)" if count else ""
         return escape(text + ("; the next cell resumes it" if state != "closed" else "")), ""
     return escape(str(view.get("text") or "")), ""
+
+
+def _pausing(view: View) -> str:
+    """Return what a pause waits for, and after its grace what stopping now would lose."""
+    grace = view.get("pause")
+    if not grace:
+        return "; it will be saved at its next loop turn, or at its end, and the machine let go"
+    lost = f"{float(grace.get('lose_seconds') or 0):.0f} s of work (${float(grace.get('lose_usd') or 0):.4f})"
+    how = "goes back to its last checkpoint" if grace.get("goes_back") else "interrupts the cell"
+    why = "; ".join(str(reason) for reason in grace.get("skipped") or ()) or "it has had no loop turn"
+    waited = float(grace.get("waiting_seconds") or 0)
+    return f"; not paused for {waited:.0f} s: {why}. Wait on, or Stop now: that {how} and loses {lost}"
 
 
 def _idle(view: View, now: float) -> tuple[str, str]:

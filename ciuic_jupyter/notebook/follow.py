@@ -13,7 +13,7 @@ from ciuic_jupyter.errors import RemoteError, UsageError
 from ciuic_jupyter.kernels.outputs import Output, compact
 from ciuic_jupyter.kernels.replay import KernelCell, TerminalCell
 from ciuic_jupyter.notebook.line import Line, as_output
-from ciuic_jupyter.notebook.remote_error import RemoteKernelDied, remote_error
+from ciuic_jupyter.notebook.remote_error import CellPaused, RemoteKernelDied, remote_error
 from ciuic_jupyter.notebook.watch import OnStatus, Run, cell_of, died_text, watching
 
 
@@ -27,8 +27,14 @@ class Outcome:
     seconds: float | None = None
 
 
-def _finish(follow: Run, shell: Any, ended: Mapping[str, Any]) -> Outcome:
-    """Return the outcome of a run that ended well; raise what it raised otherwise."""
+def _finish(follow: Run, shell: Any, ended: Mapping[str, Any] | None) -> Outcome:
+    """Return the outcome of a run that ended well; raise what it raised otherwise, or that it is paused."""
+    if ended is None:
+        where = (follow.paused or {}).get("where")
+        raise CellPaused(
+            f"paused{f' at {where}' if where else ''}; everything is saved and nothing is billed. "
+            "The cell goes on here, where it stood, with the Resume button or %ciuic_resume"
+        ) from None
     for payload in ended.get("payload") or ():
         _take_payload(payload, shell)
     status = str(ended.get("status"))
@@ -99,7 +105,8 @@ def follow(  # noqa: PLR0913  (one call of the magics; each argument is one fact
     """Show `run` of session `name` in the calling cell until it ends; call in the main thread of a cell.
 
     `submit` is called once the session's stream is open (after event `after`, unless this process has it open already).
-    Raises what the remote cell raised (a RemoteError of the same class name), KernelDied, PlaneUnavailable, or
+    Raises what the remote cell raised (a RemoteError of the same class name), CellPaused if the session is paused in
+    the middle of it (what comes after a resume is shown in the same cell), KernelDied, PlaneUnavailable, or
     KeyboardInterrupt after the third Ctrl-C, which leaves the run going.
     """
     _flush()

@@ -61,6 +61,10 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
     )
     @argument("--in", dest="push", metavar="a,b", help="variables of this notebook to send before the cell runs")
     @argument("--out", dest="fetch", metavar="c,d", help="variables to bring back when the cell has ended")
+    @argument("--checkpoint-every", metavar="30m", help="save so often in the middle of the cell, at a loop boundary")
+    @argument(
+        "--grace", metavar="60", help="seconds a pause waits for a loop boundary before it asks what to do instead"
+    )
     @argument("--detach", action="store_true", help="don't wait; %%ciuic_attach shows the outputs at any time")
     @argument("--no-meter", action="store_true", help="show no meter")
     @cell_magic
@@ -74,6 +78,8 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
 
         Variables stay on the remote kernel from cell to cell, and through a pause. Ctrl-C (or the stop button)
         interrupts the remote cell; the third one stops watching and leaves it running.
+
+        A pause stops the cell at the top of a loop's next turn. Its outputs go on here after a resume.
         """
         with one_line():
             options = self._read(self.ciuic_train, line)
@@ -92,7 +98,9 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
         client = self.desk.client
 
         def submit() -> None:
-            client.run(plan.session, plan.run, plan.code, cell_id=self.desk.cell_id(), detach=plan.detach)
+            more = {"checkpoint_every": plan.checkpoint_every, "grace": plan.grace}
+            asked = {name: seconds for name, seconds in more.items() if seconds is not None}
+            client.run(plan.session, plan.run, plan.code, cell_id=self.desk.cell_id(), detach=plan.detach, **asked)
 
         if plan.detach:
             follow_detached(client, plan.session, plan.run, after=after, shell=self.shell, submit=submit)
@@ -102,41 +110,50 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
 
     @magic_arguments()
     @_session
+    @argument("--now", action="store_true", help="don't wait for a loop boundary: go back to the cell's last one")
     @line_magic
     def ciuic_pause(self, line: str) -> report.Report | None:
         """Save the session, let its machine go, stop the billing, and show the receipt.
 
-        A running cell is waited for. Returns when the machine is gone; nothing is billed for compute from then on.
+        A running cell is saved at its next loop boundary, or at its end if it has none, and goes on after a resume.
+        Returns when the machine is gone; nothing is billed for compute from then on.
 
         Example: %ciuic_pause
         """
         with one_line():
-            name, view = self._known(self._read(self.ciuic_pause, line).session)
-            if view.get("run"):
-                say(
-                    "a cell is running; it is saved when that ends and billed until then (%ciuic_release does not wait)"
-                )
-            self.desk.client.pause(name, wait=True)
+            options = self._read(self.ciuic_pause, line)
+            name, view = self._known(options.session)
+            if view.get("run") and not options.now:
+                say("a cell is running; it is saved at its next loop boundary, or at its end, and billed until then")
+            self.desk.client.pause(name, wait=True, **({"now": True} if options.now else {}))
             return self._ended(name, view)
 
     @magic_arguments()
     @_session
+    @argument("--drop-cell", action="store_true", help="leave the cell that was paused where it stood; keep variables")
     @line_magic
     def ciuic_resume(self, line: str) -> None:
         """Start a machine again and restore every variable; from then on it is billed.
 
+        A cell that was paused in its middle goes on; its output comes where the cell stands.
+
         Example: %ciuic_resume
         """
         with one_line():
-            name, view = self._known(self._read(self.ciuic_resume, line).session)
+            options = self._read(self.ciuic_resume, line)
+            name, view = self._known(options.session)
             if view["state"] == "running":
                 say(f"session {name} is running already")
                 return
             if view["state"] == "paused":
                 say(training.resuming(view))
-            self.desk.client.resume(name)
+            suspended = view.get("suspended")
+            self.desk.client.resume(name, **({"drop_cell": True} if options.drop_cell else {}))
             view = self.desk.wait(name, ("running",))
             say(f"session {name} runs on {view.get('instance')}: {card.price(view)}")
+            if suspended and not options.drop_cell:
+                where = suspended.get("where") or "where it was paused"
+                say(f"the cell goes on from {where}; %ciuic_attach shows it here")
 
     @magic_arguments()
     @_session

@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from ciuic_jupyter.notebook.meter import Meter, View
 
 _LABELS = {"pause": "Pause", "resume": "Resume", "release": "Release"}
+_STOP_NOW = "Stop now"
 _UNDER_WAY = {"pause": "Pausing…", "resume": "Resuming…", "release": "Releasing…"}
 _ICONS = {"pause": "pause", "resume": "play", "release": "eject"}
 _HINTS = {
-    "pause": "Save after the running cell, then let the machine go",
+    "pause": "Save at the running cell's next loop boundary, then let the machine go",
     "resume": "Get a machine again and restore everything",
     "release": "Interrupt the running cell, save, and let the machine go now",
 }
@@ -32,7 +33,8 @@ _POSSIBLE = {
 def possible(view: View) -> tuple[str, ...]:
     """Return which actions make sense in a view's state."""
     actions = _POSSIBLE.get(str(view.get("state", "")).lower(), ())
-    return tuple(a for a in actions if not (a == "pause" and view.get("pause_pending")))
+    waits = view.get("pause_pending") and not view.get("pause")  # past its grace a pause can be had at a price
+    return tuple(a for a in actions if not (a == "pause" and waits))
 
 
 class Readout(HTML):  # type: ignore[misc]  # ipywidgets has no types
@@ -85,7 +87,8 @@ class WidgetPanel:
         pausing = bool(view.get("pause_pending"))
         for action, button in self._buttons.items():
             pending = action == "pause" and pausing
-            _set(button, "description", _UNDER_WAY[action] if pending else _LABELS[action])
+            label = _UNDER_WAY[action] if pending else _LABELS[action]
+            _set(button, "description", _STOP_NOW if pending and view.get("pause") else label)
             _set(button, "tooltip", _HINTS[action] if action in can else f"{_HINTS[action]} (not possible now)")
             # dimmed, not disabled: a disabled button would drop the keyboard focus at each press
             classes = ["ciuic-button"]

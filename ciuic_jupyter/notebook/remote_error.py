@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from ciuic_jupyter.errors import KernelDied, RemoteError
+from ciuic_jupyter.errors import CiuicError, KernelDied, RemoteError
 
 _PROMPT = re.compile(r"((?:\x1b\[[0-9;]*m|\b)In\[)(\d+)(\])")
 
@@ -45,6 +45,10 @@ class _Told:
 
 class RemoteKernelDied(_Told, KernelDied):
     """The remote kernel's process is gone."""
+
+
+class CellPaused(_Told, CiuicError):
+    """The session was paused in the middle of the cell; it goes on, in its own place, when the session is resumed."""
 
 
 class Detached(_Told, KeyboardInterrupt):

@@ -16,7 +16,7 @@ from ciuic_jupyter.core.session import check_name
 from ciuic_jupyter.errors import CiuicError, NotPicklable, UnknownName, UsageError
 from ciuic_jupyter.kernels import variables
 from ciuic_jupyter.notebook.card import megabytes
-from ciuic_jupyter.notebook.state import names_of
+from ciuic_jupyter.notebook.state import names_of, seconds_of
 
 View = Mapping[str, Any]
 
@@ -35,6 +35,8 @@ class Plan:
     fetch: tuple[str, ...]
     detach: bool
     meter: bool
+    checkpoint_every: float | None = None
+    grace: float | None = None
 
 
 def plan(options: Any, cell: str, *, session: str, shell: Any) -> Plan:
@@ -47,6 +49,8 @@ def plan(options: Any, cell: str, *, session: str, shell: Any) -> Plan:
     budget = None if options.budget is None else parse_usd(options.budget)
     if budget == 0:
         raise UsageError("a budget of 0 starts nothing; leave --budget away or name an amount, like --budget 5")
+    every = None if options.checkpoint_every is None else float(seconds_of(options.checkpoint_every))
+    grace = None if options.grace is None else _grace(options.grace)
     check_syntax(cell, shell)
     sent = names_of(options.push, "--in")
     return Plan(
@@ -60,7 +64,14 @@ def plan(options: Any, cell: str, *, session: str, shell: Any) -> Plan:
         fetch=tuple(names_of(options.fetch, "--out")),
         detach=bool(options.detach),
         meter=not options.no_meter,
+        checkpoint_every=every,
+        grace=grace,
     )
+
+
+def _grace(text: str) -> float:
+    """Return `--grace` in seconds: plain seconds, or 2m; 0 asks at once."""
+    return float(text) if text.strip().isdecimal() else float(seconds_of(text))
 
 
 def check_syntax(cell: str, shell: Any) -> None:

@@ -19,6 +19,7 @@ from ciuic_jupyter.notebook.remote_error import Detached
 
 QUIET_NOTE_AFTER = 10.0  # seconds without the plane before the cell says so
 ERROR_HELD = 0.5  # seconds that outputs behind an error are held for the run's end
+_SETTLED = frozenset({"paused", "failed", "closed"})
 DETACH_AT = 3  # the third Ctrl-C leaves the run alone
 
 OnStatus = Callable[[Mapping[str, Any]], None]
@@ -44,6 +45,10 @@ class Run:
         self.waker: Waker | None = None  # none: nobody waits, errors are shown instead of raised
         self.started = False
         self.ended: Mapping[str, Any] | None = None
+        self.paused: Mapping[str, Any] | None = (
+            None  # the session is paused in the middle of this run: it goes on later
+        )
+        self._died: Mapping[str, Any] | None = None  # an end that a checkpoint in the middle of the run may undo
         self.questions: deque[Mapping[str, Any]] = deque()
         self.held: list[Output] = []  # an error, and what came behind it: shown after the error is raised
         self.held_since = 0.0
@@ -76,12 +81,14 @@ class Run:
                 self.line.counts[header["count"]] = self.cell.count
         elif kind == "input_request":
             self.questions.append(header)
+        elif kind == "run_resumed":
+            self.paused = self._died = None
         elif kind == "run_ended":
-            self.end(header)
+            self._end_or_pause(header)
         elif kind == "note" and header.get("run") == self.run:
             self.channel.put(stream("stderr", f"{header.get('text', '')}\n"))
         elif kind == "kernel" and header.get("state") == "dead" and self.started:
-            self.end({"status": "died", "exit_code": header.get("exit_code")})
+            self._end_or_pause({"status": "died", "exit_code": header.get("exit_code")})
         self.wake()
 
     def _output(self, output: Output) -> None:
@@ -94,6 +101,25 @@ class Run:
             self.held.append(output)
         else:
             self.channel.put(output)
+
+    def _end_or_pause(self, header: Mapping[str, Any]) -> None:
+        """Take an end; a death waits until the session tells whether a checkpoint holds this run."""
+        if header.get("status") != "died" or not (self.line.view or {}).get("checkpoint"):
+            self.end(header)
+        elif self._died is None:
+            self._died = header
+
+    def _settle(self, view: Mapping[str, Any]) -> None:
+        """Learn from the session's state whether the run is paused in its middle, or has died."""
+        state, suspended = view.get("state"), view.get("suspended") or {}
+        if state not in _SETTLED or int(view.get("last_seq") or 0) > self.line.seen:
+            return
+        if suspended.get("run") == self.run:
+            if state == "paused" and self.paused is None:
+                self.paused, self._died = suspended, None
+                self.wake()
+        elif self._died is not None:
+            self.end(self._died)
 
     def release(self) -> None:
         """Show what was held: the error was not the run's last word."""
@@ -125,6 +151,8 @@ class Run:
 
     def status(self, view: Mapping[str, Any]) -> None:
         """Take the session's newest state."""
+        if self.ended is None:
+            self._settle(view)
         if self.ended is None and view.get("run") != self.run and int(view.get("last_seq") or 0) <= self.line.seen:
             self.look_up = True
             self.wake()
@@ -172,12 +200,12 @@ class Watch:
         if not self.waits and self.interrupts >= DETACH_AT:
             raise KeyboardInterrupt
 
-    def until_end(self) -> Mapping[str, Any]:
-        """Return the run_ended event once everything before it is shown."""
+    def until_end(self) -> Mapping[str, Any] | None:
+        """Return the run_ended event once everything before it is shown; None if the run is paused in its middle."""
         follow = self.follow
         self.waits = True
         with self.pump:
-            while follow.ended is None:
+            while follow.ended is None and follow.paused is None:
                 self.pump.wait(0.2 if follow.held else 1.0)
                 self._pass_on_interrupts()
                 self._ask()

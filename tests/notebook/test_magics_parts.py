@@ -52,7 +52,16 @@ def test_names_are_split_once_each_and_checked() -> None:
 
 
 def options(**changes: Any) -> SimpleNamespace:
-    plain = {"instance": None, "budget": None, "push": None, "fetch": None, "detach": False, "no_meter": False}
+    plain = {
+        "instance": None,
+        "budget": None,
+        "push": None,
+        "fetch": None,
+        "detach": False,
+        "no_meter": False,
+        "checkpoint_every": None,
+        "grace": None,
+    }
     return SimpleNamespace(**{**plain, **changes})
 
 
