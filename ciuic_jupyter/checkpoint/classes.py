@@ -37,6 +37,8 @@ def reduce_class(graph: Graph, kind: type) -> Any:
     for function in names.values():
         if isinstance(function, types.FunctionType):
             graph.sources.add(function.__code__.co_filename)
+    order = {key: index for index, key in enumerate(vars(kind))}  # cloudpickle sorts them by name
+    names = dict(sorted(names.items(), key=lambda item: order.get(item[0], len(order))))
     names = {key: value for key, value in names.items() if not _is_field(value)}  # made by _fields_
     if issubclass(kind, enum.Enum):
         return _make_enum, _enum_arguments(kind), _enum_state(kind, names), None, None, _fill_enum

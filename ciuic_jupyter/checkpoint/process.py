@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ciuic_jupyter.checkpoint import figures, hooks, library, modules, shell
+from ciuic_jupyter.checkpoint import figures, hooks, library, modules, registries, shell
 from ciuic_jupyter.checkpoint.context import Loading
 
 _SECRET = re.compile(
@@ -103,11 +103,9 @@ def plain_record(report: list[dict[str, str]], inputs: Iterable[str]) -> dict[st
             report.append({"name": "os", "path": text, "reason": reason})
         else:
             kept[name] = value
-    if _calls(inputs, "atexit", "register"):
-        reason = (
-            "what cells registered to run at the end is not saved, lest a check of the save runs it; register it again"
-        )
-        report.append({"name": "atexit", "path": "atexit", "reason": reason})
+    for module, name, what in registries.UNSEEN:
+        if _calls(inputs, module, name):
+            report.append({"name": module, "path": f"{module}.{name}", "reason": f"{what}; register it again"})
     added = [(index, entry) for index, entry in enumerate(sys.path) if entry not in began["path"]]
     removed = [entry for entry in began["path"] if entry not in sys.path]
     try:
@@ -197,7 +195,9 @@ def _dotted_imports(inputs: Iterable[str]) -> list[str]:
 def records(report: list[dict[str, str]], inputs: Iterable[str]) -> dict[str, Any]:
     """Return the options of the process and its random generators, by part; one that can't be read is in `report`."""
     found: dict[str, Any] = {}
-    readers = {name: read for name, (read, _) in _PARTS.items()} | {"hooks": partial(hooks.record, _words(inputs))}
+    words = _words(inputs)
+    readers = {name: read for name, (read, _) in _PARTS.items()}
+    readers |= {"hooks": partial(hooks.record, words), "registries": partial(registries.record, words)}
     for name, read in readers.items():
         try:
             found[name] = read()
@@ -503,6 +503,7 @@ _PARTS: dict[str, tuple[Callable[[], Any], Callable[[Any], None]]] = {
     "decimal": (_decimal, _set_decimal),
     "modules": (lambda: modules.record(added_path()), modules.apply),
     "hooks": (partial(hooks.record, ()), hooks.apply),
+    "registries": (partial(registries.record, ()), registries.apply),
     "shell": (shell.record, shell.apply),
     "context": (library.own_values, library.set_values),
     "numpy": (_numpy_options, _set_numpy_options),

@@ -585,3 +585,115 @@ class Singleton:
 lonely = Singleton()
 # -- after
 assert Singleton() is lonely is Singleton.instance
+
+# %% nested and local classes, __class__ in methods, __class__ assigned
+class Outer:
+    class Inner:
+        def who(self):
+            return "inner"
+
+    inner = Inner()
+
+
+def make_local():
+    class Local:
+        level = 1
+
+        def get(self):
+            return __class__.level
+
+    return Local
+
+
+Local = make_local()
+local_object, morphed = Local(), Outer()
+morphed.__class__ = Local
+# -- after
+assert isinstance(Outer.inner, Outer.Inner) and Outer.inner.who() == "inner" and local_object.get() == 1
+assert type(morphed) is Local is type(local_object)
+
+# %% private and mixed slots
+class Private:
+    __slots__ = ("__secret",)
+
+    def __init__(self):
+        self.__secret = 7
+
+    def get(self):
+        return self.__secret
+
+
+class Mixed(Private):
+    pass
+
+
+private, mixed = Private(), Mixed()
+mixed.more = 2
+# -- after
+assert private.get() == 7 and not hasattr(private, "__dict__") and mixed.get() == 7 and mixed.more == 2
+
+# %% StrEnum, _missing_, flag boundaries, members as keys
+class Mode(enum.StrEnum):
+    FAST = enum.auto()
+
+    @classmethod
+    def _missing_(cls, value):
+        return cls.FAST
+
+
+class Bits(enum.Flag, boundary=enum.KEEP):
+    X = 1
+
+
+by_mode = {Mode.FAST: 1, (1, Mode.FAST): 2, frozenset({Mode.FAST}): 3}
+# -- after
+assert Mode("other") is Mode.FAST and Bits(8).value == 8 and f"{Mode.FAST}" == "fast"
+assert by_mode[Mode.FAST] == 1 and by_mode[1, Mode.FAST] == 2 and by_mode[frozenset({Mode.FAST})] == 3
+
+# %% classes registered with abstract classes and copyreg of the library
+import collections.abc, copyreg, numbers
+
+
+class Odd:
+    def __init__(self, n):
+        self.n = n
+
+
+numbers.Number.register(Odd)
+copyreg.pickle(Odd, lambda odd: (Odd, (odd.n,)))
+odd = Odd(3)
+# -- after
+assert isinstance(odd, numbers.Number) and odd.n == 3 and Odd in copyreg.dispatch_table
+
+# %% caches below staticmethod and classmethod, lambdas of a loop
+class Cached:
+    @staticmethod
+    @functools.cache
+    def plain(x):
+        return [x]
+
+    @classmethod
+    @functools.cache
+    def of_class(cls, x):
+        return [x]
+
+
+cached_results = Cached.plain(1), Cached.of_class(2)
+late_bound = [lambda: each for each in range(3)]
+# -- after
+assert Cached.plain(1) is cached_results[0] and Cached.of_class(2) is cached_results[1]
+assert [function() for function in late_bound] == [2, 2, 2]
+assert late_bound[0].__closure__[0] is late_bound[1].__closure__[0]
+
+# %% attributes of a class that were changed, deleted, added
+class Settings:
+    "doc"
+    depth: int = 1
+    width: int = 2
+
+
+Settings.depth, Settings.added, Settings.__doc__ = 5, [1], "new doc"
+del Settings.width
+# -- after
+assert Settings.depth == 5 and Settings.added == [1] and Settings.__doc__ == "new doc" and not hasattr(Settings, "width")
+assert [name for name in vars(Settings) if not name.startswith("__")] == ["depth", "added"]

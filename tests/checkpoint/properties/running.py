@@ -261,6 +261,23 @@ zipped_file.close()
 assert gzip.open("data.gz").read() == b"abcdef"
 archive.close()
 
+# %% zip archives that are read and written, shelves
+import shelve
+
+growing, shelf = zipfile.ZipFile("grows.zip", "w"), shelve.open("shelf")
+growing.writestr("a", "1")
+shelf["a"] = 1
+with zipfile.ZipFile("read.zip", "w") as read_zip:
+    read_zip.writestr("a", "abc")
+reading_zip = zipfile.ZipFile("read.zip")
+member = reading_zip.open("a")
+member.read(1)
+# -- after
+growing.writestr("b", "2")
+growing.close()
+assert zipfile.ZipFile("grows.zip").namelist() == ["a", "b"] and reading_zip.read("a") == b"abc"
+assert member.read() == b"bc" and shelf["a"] == 1
+
 # %% csv readers and writers on a file
 import csv
 

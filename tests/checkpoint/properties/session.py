@@ -464,3 +464,26 @@ builtins.fidelity_marker = [1]
 # about: builtins
 # -- after
 assert fidelity_marker == [1]
+
+# %% names of levels of logging, adapters of sqlite3
+import sqlite3
+
+
+class Spot:
+    def __init__(self, x):
+        self.x = x
+
+
+logging.addLevelName(25, "NOTICE")
+sqlite3.register_adapter(Spot, lambda spot: spot.x)
+# -- after
+assert logging.getLevelName("NOTICE") == 25
+assert sqlite3.connect(":memory:").execute("select ?", (Spot(3),)).fetchone() == (3,)
+
+# %% an error handler registered with codecs
+import codecs
+
+codecs.register_error("mine", lambda error: ("?", error.end))
+# about: codecs
+# -- after
+assert "ü".encode("ascii", "mine") == b"?"

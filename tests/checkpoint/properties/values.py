@@ -377,3 +377,11 @@ depth, inside = 0, deep
 while inside:
     depth, inside = depth + 1, inside[0]
 assert depth == 50_000
+
+# %% tracemalloc goes on tracing
+import tracemalloc
+
+tracemalloc.start(2)
+# -- after
+assert tracemalloc.is_tracing() and tracemalloc.get_traceback_limit() == 2
+tracemalloc.stop()
