@@ -65,11 +65,24 @@ class AgentDouble:
         self.log = EventLog(events, self.config["first_seq"])
         self.current, self.kernel, self.alive, self.held = None, "ready", True, False
         self.restored_from.append(self.config["checkpoint"])
+        self._take_up()
         self._restored = None
         if self.config["checkpoint"] is not None:
             key = bytes.fromhex(self.config["key_hex"])
             body = Store(Path(self.config["store"])).read_manifest(self.config["checkpoint"], key).body
             self._restored = {"seconds": {"total": 2.0}, "run": body.get("run")}
+
+    def _take_up(self) -> None:
+        """Be where the log ends: an agent outlives the plane, the process that played it did not."""
+        assert self.log is not None
+        for _, frame in self.log.read(self.log.first_seq - 1):
+            header = decode(frame).header
+            if header["kind"] in ("run_started", "run_resumed"):
+                self.current = header["run"]
+                self._code[header["run"]] = header["code"]
+                self.runs.append(header["run"])
+            elif header["kind"] == "run_ended" and header["run"] == self.current:
+                self.current = None
 
     def end(self, machine: str) -> None:
         """The machine ends: the line breaks and nobody answers any more."""

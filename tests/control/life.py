@@ -15,10 +15,12 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
+from ciuic_jupyter.control.context import Context
 from ciuic_jupyter.control.plane import Plane
 from ciuic_jupyter.control.runner import Runner
 from ciuic_jupyter.core.session import State
 from ciuic_jupyter.errors import CiuicError
+from ciuic_jupyter.kernels.eventlog import EventLog
 from ciuic_jupyter.providers.base import Endpoint, Intent, Machine, MachineState, Offer
 from ciuic_jupyter.settings import Settings
 from tests.control.agent_double import AgentDouble
@@ -139,11 +141,9 @@ async def main(directory: Path, runtime: Path, mode: str) -> None:
     plane = Plane(settings, providers={"file": cloud})
     for book in plane.context.books.sessions.values():
         if book.intent is not None and book.state is not None and book.open_segment is not None:
-            from ciuic_jupyter.control.context import Context
-
-            context: Context = plane.context
-            seq = last_seq(context, book.name)
-            agent.start(context.intent(book, seq + 1))
+            context = plane.context
+            agent.start(context.intent(book, last_seq(context, book.name) + 1))
+            agent.held = agent.current is not None and book.state is State.SAVING
     await plane.start()
     try:
         await (live(plane) if mode == "live" else end(plane))
@@ -153,13 +153,11 @@ async def main(directory: Path, runtime: Path, mode: str) -> None:
     await agent.close()
 
 
-def last_seq(context: object, name: str) -> int:
-    from ciuic_jupyter.kernels.eventlog import EventLog
-
-    log = EventLog(context.session_directory(name) / "events")  # type: ignore[attr-defined]
+def last_seq(context: Context, name: str) -> int:
+    log = EventLog(context.session_directory(name) / "events")
     seq = log.last_seq
     log.close()
-    return int(seq)
+    return seq
 
 
 if __name__ == "__main__":
