@@ -95,7 +95,7 @@ class Requests:
         from ciuic_jupyter.checkpoint.namespace import capture  # noqa: PLC0415 - only a kernel that is saved needs it
         from ciuic_jupyter.checkpoint.store import Store  # noqa: PLC0415
 
-        placeholders = dict(request.get("placeholders") or {})
+        placeholders = kernel_state.give_up(state, request.get("placeholders") or {})
         if suspended is not None:
             _check_position(placeholders)
         body = capture(

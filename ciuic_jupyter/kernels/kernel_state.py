@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import builtins
 import getpass
@@ -13,11 +14,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ciuic_jupyter.checkpoint.placeholder import Placeholder
+
 _HISTORY = re.compile(r"_{1,3}|_i{1,3}|_i?\d+")  # names that IPython binds anew with each cell
 _MACHINERY = frozenset({"ipykernel", "zmq", "tornado", "ciuic_jupyter"})
 _RESTARTS = frozenset({"tqdm"})  # packages whose threads start again by themselves
 _LAST = ("_", "__", "___")  # values the display hook compares with the user's, to leave one assigned by hand alone
 _PREVIOUS = ("_i00", "_i", "_ii", "_iii")  # what the history manager moves one further with each cell
+
+
+_WITH_OUTPUTS = ("outputs", "names", "last")  # parts of the state that hold values of cells
+_OUTPUT = re.compile(r"state\['(?P<part>outputs|names|last)'\]\[(?P<key>'\w+'|\d+)\]")  # where one is in a save
 
 
 def hidden_names(shell: Any) -> set[str]:
@@ -44,6 +51,26 @@ def session_state(shell: Any, held: int | None = None) -> dict[str, Any]:
         "last": {name: getattr(shell.displayhook, name) for name in _LAST},
         "previous": {name: getattr(history, name) for name in _PREVIOUS},
     }
+
+
+def give_up(state: dict[str, Any], forced: Mapping[str, str]) -> dict[str, str]:
+    """Put a placeholder into `state` for each output of a cell that `forced` (path -> reason) says does not load again.
+
+    Return what is left of `forced`.
+    """
+    left: dict[str, str] = {}
+    for path, reason in forced.items():
+        found = _OUTPUT.match(path)
+        values = state[found["part"]] if found else {}
+        key = ast.literal_eval(found["key"]) if found else None
+        if key not in values:
+            left[path] = reason
+            continue
+        where = f"Out[{key}]" if found and found["part"] == "outputs" else str(key)
+        lost, placeholder = values[key], Placeholder(where, reason)
+        for part in _WITH_OUTPUTS:
+            state[part] = {name: placeholder if value is lost else value for name, value in state[part].items()}
+    return left
 
 
 def apply_session_state(shell: Any, state: Mapping[str, Any]) -> None:

@@ -229,6 +229,31 @@ for i in range(2000):
             assert found["held"] and any("state['position']" in line for line in found["skipped"]), found
 
 
+@pytest.mark.parametrize("held", [False, True])
+def test_an_output_that_does_not_load_again_costs_itself_alone(
+    tmp_path: Path, shared: dict[str, Any], held: bool
+) -> None:
+    with machine(tmp_path / "a", **shared) as made:
+        plane = made.connect().ready()
+        plane.run("'good'")
+        plane.run("class Bad:\n    def __reduce__(self): return eval, ('1/0',)\nBad()")
+        if held:
+            start(plane)
+            plane.call("hold")
+        report = plane.call("save")["report"]
+        assert [(line["name"], line["path"]) for line in report["placeholders"]] == [("Out", "Out[2]")], report
+        assert report["attempts"] == 2 and (report["run"] is not None) == held
+        last = plane.last
+    with machine(tmp_path / "b", **shared, checkpoint=1, first_seq=last + 1) as made:
+        plane = made.connect(after=last)
+        plane.until(lambda e: e["kind"] == "kernel")
+        if held:
+            plane.call("resume", run="long", shown=[])
+            assert ended(plane)["status"] == "ok"
+        after = plane.run("print(Out[1], repr(Out[2])[:11], len(In))")
+        assert plane.text(after["run"]) == f"good <not saved: {5 if held else 4}\n"
+
+
 def test_a_save_that_fails_while_held_leaves_the_cell_held_and_whole(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a directory")
     with machine(tmp_path, store=str(tmp_path / "file" / "store"), before=INSTALL) as made:
@@ -250,9 +275,9 @@ class Net:
         for step in range(steps):
             self.weight += random.random()
             print('step', step, flush=True)
-            time.sleep(0.01)
+            time.sleep(0.02)
 net = Net()
-for epoch in range(4):
+for epoch in range(16):
     print('epoch', epoch)
     net.train(8)
 net.weight
