@@ -25,6 +25,7 @@ HIDDEN = NEVER | {
 }
 _APART = 1 << 20  # bytes; a larger buffer has chunks of its own, smaller ones share some
 _ALIGN = 64  # bytes; where a small buffer starts
+_OWN = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # memory that a process forked later does not share
 _RESTARTS = 100  # walks; then whole variables are given up instead of single objects
 _STACK = 512 << 20  # bytes of address space of the thread for deeply nested objects
 _FRAME = 2048  # bytes of stack that one level of recursion may take
@@ -414,6 +415,6 @@ def _filler(body: Mapping[str, Any], reader: Reader) -> Callable[[int, memoryvie
 def _loose(body: Mapping[str, Any], state: context.Loading) -> Iterator[memoryview]:
     for number in body["loose"]:
         size = body["buffers"][number]["size"]
-        memory = memoryview(mmap.mmap(-1, size) if size >= _APART else bytearray(size))
+        memory = memoryview(mmap.mmap(-1, size, flags=_OWN) if size >= _APART else bytearray(size))
         state.fill(number, memory)
         yield memory

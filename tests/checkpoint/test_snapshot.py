@@ -6,6 +6,7 @@ import io
 import logging
 import mmap
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -362,6 +363,27 @@ def test_the_child_says_nothing_and_handles_nothing(tmp_path: Path, kind: str, s
     )
     assert done.stdout.splitlines() == [f"in the buffer {said}", "at exit"]
     assert done.stderr == ""
+
+
+class Held:
+    """Gives its memory to pickle itself."""
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return Held, (pickle.PickleBuffer(self.data),)
+
+
+def test_what_was_restored_is_not_shared_with_processes_forked_later(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    held = restored(capture({"held": Held(bytearray(b"x" * 3_000_000))}, store), store)["held"]
+    pid = os.fork()
+    if pid == 0:
+        held.data[:5] = b"child"
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert bytes(held.data) == b"x" * 3_000_000
 
 
 def test_an_unknown_way_is_refused(tmp_path: Path) -> None:
