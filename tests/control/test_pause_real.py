@@ -1,0 +1,119 @@
+"""A real plane, agent and kernel: a cell is paused in its middle, or its kernel is killed, and goes on elsewhere."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ciuic_jupyter.control.client import PlaneClient
+from ciuic_jupyter.errors import CiuicError
+from ciuic_jupyter.settings import Settings
+
+LOOPS = """
+import os, random, time
+random.seed(3)
+print("pid", os.getpid())
+seen = []
+def step(i):
+    for j in range(3):
+        time.sleep(0.05)
+        seen.append(random.random())
+    return seen[-1]
+for epoch in range(16):
+    print(epoch, step(epoch))
+print("end")
+"""
+
+
+class Viewer:
+    """Everything a session's stream brought."""
+
+    def __init__(self, client: PlaneClient, session: str) -> None:
+        self.events: list[dict[str, Any]] = []
+        self._stream = client.stream(session)
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        with suppress(CiuicError):  # the plane ends first
+            for frame in self._stream:
+                if frame.header.get("type") == "event":
+                    self.events.append(dict(frame.header))
+
+    @property
+    def text(self) -> str:
+        return "".join(event["content"]["text"] for event in list(self.events) if event.get("msg_type") == "stream")
+
+    def kinds(self) -> list[str]:
+        return [str(event["kind"]) for event in list(self.events) if str(event["kind"]).startswith("run_")]
+
+
+def until(true: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def expected() -> list[str]:
+    numbers = random.Random(3)
+    return [f"{epoch} {[numbers.random() for _ in range(3)][-1]}" for epoch in range(16)] + ["end"]
+
+
+@pytest.fixture
+def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlaneClient]:
+    monkeypatch.setenv("CIUIC_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("CIUIC_RUNTIME_DIR", f"/tmp/ciuic-pause-{os.getpid()}")
+    client = PlaneClient.ensure(Settings())
+    pid = int(client.health()["pid"])
+    yield client
+    client.shutdown()
+    until(lambda: not Path(f"/proc/{pid}").exists() or _zombie(pid))
+
+
+def _zombie(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_a_pause_in_the_middle_of_a_function_loses_nothing_and_prints_nothing_twice(client: PlaneClient) -> None:
+    client.create("s")
+    viewer = Viewer(client, "s")
+    client.run("s", "r", LOOPS)
+    for at in ("2 0.", "6 0."):
+        until(lambda at=at: at in viewer.text)  # type: ignore[misc]
+        view = client.pause("s")
+        assert view["state"] == "paused"
+        assert view["rate_nano_per_hour"] == 0
+        assert view["suspended"]["run"] == "r"
+        assert "in step()" in view["suspended"]["where"] or "line 11" in view["suspended"]["where"]
+        client.resume("s", wait=True)
+    until(lambda: client.runs("s")[-1]["status"] == "ok")
+    until(lambda: "end\n" in viewer.text)
+    assert viewer.text.splitlines()[1:] == expected()
+    assert viewer.kinds().count("run_resumed") == 2
+    client.close_session("s")
+
+
+def test_a_killed_kernel_goes_on_from_its_last_checkpoint_and_prints_nothing_twice(client: PlaneClient) -> None:
+    client.create("s")
+    viewer = Viewer(client, "s")
+    client.run("s", "r", LOOPS, checkpoint_every=1.0)
+    until(lambda: (client.session("s")["checkpoint"] or {}).get("run") == "r")
+    printed = viewer.text.count("\n")
+    until(lambda: viewer.text.count("\n") > printed + 1)
+    os.kill(int(viewer.text.split()[1]), signal.SIGKILL)
+    until(lambda: client.session("s")["state"] == "paused")
+    assert client.runs("s")[-1]["status"] == "suspended"
+    client.resume("s", wait=True)
+    until(lambda: client.runs("s")[-1]["status"] == "ok")
+    until(lambda: "end\n" in viewer.text)
+    assert viewer.text.splitlines()[1:] == expected()
+    client.close_session("s")
