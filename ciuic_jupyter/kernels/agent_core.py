@@ -233,6 +233,7 @@ class Agent:
             self._progress("waiting", 0, 3)
             done = await self.saver.save(passing=passing)
             self.checkpoint = int(done["seq"])
+            self.holds.committed(done["report"]["run"])
             return done
         finally:
             self.saving = self._passing = False

@@ -97,10 +97,11 @@ class Departure:
         try:
             async with asyncio.timeout(self._config.preempt_seconds):
                 held = await agent.holds.hold()
-            if held["held"] and agent.busy:  # somebody saves this cell already
-                await agent.save_over.wait()
-            elif held["held"]:
-                await agent.save()
+            if held["held"]:
+                if agent.busy:  # somebody saves this cell already
+                    await agent.save_over.wait()
+                if not agent.holds.safe:
+                    await agent.save()
                 reason = "preempted: the cell under way is saved"
         except TimeoutError:
             reason = "stopped: the cell under way did not hold in time"
@@ -112,7 +113,8 @@ class Departure:
 
     async def _save_and_leave(self) -> None:
         try:
-            await self._agent.save()
+            if not self._agent.holds.safe:
+                await self._agent.save()
         except CiuicError as error:
             self._failed(error)
             with suppress(CiuicError):

@@ -29,6 +29,8 @@ class _Hold:
     leaving: bool = False
     over: str = ""  # went | ended
     where: str = ""
+    captured: int | None = None  # the last event before it was
+    safe: bool = False  # a checkpoint of this very boundary is there
     saved: asyncio.Future[dict[str, Any] | None] | None = None
 
 
@@ -55,6 +57,17 @@ class Holds:
     def held(self) -> bool:
         """Whether the cell under way holds, and nobody let it go."""
         return self._now is not None and self._now.held and not self._now.leaving
+
+    @property
+    def safe(self) -> bool:
+        """Whether the cell under way holds where the newest checkpoint has it: no work is lost with this machine."""
+        return self._now is not None and self.held and self._now.safe
+
+    def committed(self, run: Mapping[str, Any] | None) -> None:
+        """A checkpoint was made of `run`, what `capture` told of it."""
+        hold = self._now
+        if hold is not None and run is not None and run["run"] == hold.run.run:
+            hold.safe = hold.captured == run["seq"]
 
     async def hold(self, *, keep: bool = True) -> dict[str, Any]:
         """Wait until the cell under way holds, however long: {held, run, where}; held is False if it ended first.
@@ -177,16 +190,16 @@ class Holds:
             message = str(content.get("message", "the save failed"))
             self._answer(hold, by_name(str(content.get("type")))(message))
         elif state == "refused":
-            hold.held = False
+            hold.held = hold.safe = False
             self._answer(hold, None)
         elif state == "went" or hold.run is not self._runs.current:  # else its run ends in a moment, and says so
             self._finish(hold, state)
         self._change()
 
     def _run_of(self, hold: _Hold) -> dict[str, Any]:
-        run = hold.run
+        run, hold.captured = hold.run, self._newest_event()
         about = {"run": run.run, "code": run.code, "cell_id": run.cell_id, "count": run.count}
-        return {**about, "seq": self._newest_event(), "where": hold.where}
+        return {**about, "seq": hold.captured, "where": hold.where}
 
     def _answer(self, hold: _Hold, answer: dict[str, Any] | Exception | None) -> None:
         if hold.saved is None or hold.saved.done():

@@ -18,13 +18,14 @@ from traitlets.config import Config
 
 from ciuic_jupyter.errors import CheckpointError, CiuicError, UsageError
 from ciuic_jupyter.kernels.hold import Cell, Holder
-from ciuic_jupyter.kernels.kernel_requests import Requests, Suspended
+from ciuic_jupyter.kernels.kernel_requests import Requests
 from ciuic_jupyter.kernels.kernel_streams import SoftStream, order_iopub
 from ciuic_jupyter.kernels.pause import HOLD, RESUME
 from ciuic_jupyter.resume.engine import Engine
 
 REQUEST = "ciuic_request"
 REPLY = "ciuic_reply"
+_STORE = "store_inputs"  # of a history manager
 
 
 class CiuicKernel(IPythonKernel):  # type: ignore[misc]  # ipykernel has no types
@@ -127,11 +128,10 @@ class CiuicKernel(IPythonKernel):  # type: ignore[misc]  # ipykernel has no type
                 return await super().do_execute(*args, **kwargs)
             finally:
                 self.flush()
-        suspended, self.requests.suspended = self.requests.suspended, None
         cell = self.holder.cell
         try:
             if cell is not None:
-                kwargs = self._prepare(cell, suspended, kwargs)
+                kwargs = self._prepare(cell, kwargs)
             return await super().do_execute(*args, **kwargs)
         except KeyboardInterrupt:
             return self._interrupted_reply()
@@ -140,11 +140,14 @@ class CiuicKernel(IPythonKernel):  # type: ignore[misc]  # ipykernel has no type
         finally:
             signal.signal(signal.SIGINT, self._interrupt_later)
             self.flush()
+            self.hooks.must_go_on = False
+            vars(self.shell.history_manager).pop(_STORE, None)
             if cell is not None:
                 self.holder.end(cell.message)
 
-    def _prepare(self, cell: Cell, suspended: Suspended | None, kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _prepare(self, cell: Cell, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Note how `cell` is run, or have it go on where it was paused; return do_execute's arguments."""
+        suspended, self.requests.suspended = self.requests.suspended, None
         if not _resumes(cell.parent):
             cell.count = self.shell.execution_count
             cell.store_history = bool(kwargs.get("store_history", True))
@@ -161,7 +164,7 @@ class CiuicKernel(IPythonKernel):  # type: ignore[misc]  # ipykernel has no type
         self.hooks.must_go_on = True
         self.shell.execution_count = suspended.count
         if suspended.store_history:
-            _skip_once(self.shell.history_manager, "store_inputs")
+            _skip_once(self.shell.history_manager, _STORE)
         return {**kwargs, "store_history": cell.store_history, "allow_stdin": cell.allow_stdin}
 
     def _empty_reply(self) -> dict[str, Any]:
@@ -184,7 +187,7 @@ def _skip_once(owner: Any, method: str) -> None:
     """Make the next call of a method of `owner` do nothing."""
 
     def skip(*_: Any, **__: Any) -> None:
-        delattr(owner, method)
+        vars(owner).pop(method, None)
 
     setattr(owner, method, skip)
 

@@ -369,6 +369,31 @@ def test_a_paused_cell_that_was_not_resumed_is_kept_by_the_next_save_and_dropped
         assert ended(plane)["status"] == "ok" and before + plane.text() == WHOLE
 
 
+def test_a_machine_whose_cell_is_saved_where_it_holds_leaves_without_another_save(
+    tmp_path: Path, shared: dict[str, Any]
+) -> None:
+    for name, config in (("a", {}), ("b", {"lease_seconds": 1})):
+        with machine(tmp_path / name, **{**shared, "store": str(tmp_path / name / "store")}, **config) as made:
+            plane = made.connect().ready()
+            start(plane)
+            plane.call("hold")
+            plane.call("save")
+            plane.cut()
+            if name == "a":
+                made.process.send_signal(signal.SIGTERM)
+            assert made.process.wait(timeout=60) == 0
+            assert made.final()["checkpoint"] == 1
+    with machine(tmp_path / "c", **shared) as made:
+        plane = made.connect().ready()
+        start(plane)
+        for _ in range(2):
+            plane.call("checkpoint")
+        plane.call("hold")
+        made.process.send_signal(signal.SIGTERM)
+        assert made.process.wait(timeout=60) == 0
+        assert made.final()["checkpoint"] == 3, "the cell went on since its last checkpoint"
+
+
 def test_a_preempted_machine_saves_the_cell_under_way_and_leaves(tmp_path: Path, shared: dict[str, Any]) -> None:
     with machine(tmp_path / "a", **shared) as made:
         plane = made.connect().ready()
