@@ -246,7 +246,7 @@ def _numpy_options() -> Any:
     numpy = sys.modules.get("numpy")
     if numpy is None:
         return None
-    return {"print": numpy.get_printoptions(), "errors": numpy.geterr()}
+    return {"print": numpy.get_printoptions(), "errors": numpy.geterr(), "call": numpy.geterrcall()}
 
 
 def _set_numpy_options(value: Any) -> None:
@@ -254,6 +254,7 @@ def _set_numpy_options(value: Any) -> None:
 
     np.set_printoptions(**{key: item for key, item in value["print"].items() if key != "override_repr"})
     np.seterr(**value["errors"])
+    np.seterrcall(value["call"])
 
 
 def _pandas_options() -> Any:

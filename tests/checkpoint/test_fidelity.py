@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -40,12 +39,8 @@ def test_properties_are_many_and_do_not_touch_each_other() -> None:
 @pytest.mark.parametrize("each", PROPERTIES, ids=lambda each: each.name)
 def test_kept_or_named(each: Property, outcomes: Outcomes) -> None:
     outcome = outcomes(each.group)[each.name]
+    assert outcome.going_on == "", "the check asks for more than the process that was saved and went on has"
     assert not outcome.is_silent, outcome.failure
-
-
-@pytest.mark.parametrize("group", GROUPS)
-def test_each_check_holds_where_nothing_was_paused(group: str, tmp_path: Path) -> None:
-    assert {name: failure for name, failure in fidelity.control(group, tmp_path).items() if failure} == {}
 
 
 def test_the_table_is_up_to_date(outcomes: Outcomes) -> None:

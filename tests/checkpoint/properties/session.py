@@ -165,6 +165,56 @@ assert helper_cache == {"k": [1], "n": 2} and helper_mod.Helper.made == 1
 assert helper_mod.slow(3) is helper_slow and helper_mod.items == [3]
 
 
+# %% a module that imports one that was edited since
+open("low_mod.py", "w").write("def low(): return 'old'\n")
+open("high_mod.py", "w").write("import low_mod\nfrom low_mod import low\ndef high(): return low_mod.low(), low()\n")
+import high_mod
+
+high = high_mod.high
+open("low_mod.py", "w").write("def low(): return 'new'\n# edited\n")
+# -- after
+import low_mod
+
+assert high() == ("old", "old") and high_mod.low_mod is low_mod and low_mod.low() == "old"
+
+# %% a module with locks, loggers, instances and class state that was edited since
+open("rich_mod.py", "w").write(
+    "import threading, logging\nlock = threading.Lock()\nlog = logging.getLogger(__name__)\n"
+    "class Rich:\n    n = 0\n    def up(self):\n        with lock: Rich.n += 1\n        return Rich.n\n"
+)
+import rich_mod
+
+rich = rich_mod.Rich()
+rich.up()
+open("rich_mod.py", "a").write("# more\n")
+# -- after
+assert rich.up() == 2 and type(rich) is rich_mod.Rich and rich_mod.__file__.endswith("rich_mod.py")
+
+# %% enums, sentinels and registries of a module beside the notebook
+open("types_mod.py", "w").write(
+    "import enum\nclass E(enum.Enum):\n    A = 1\nregistry = {}\n_sentinel = object()\n"
+    "def register(cls): registry[cls.__name__] = cls; return cls\n"
+)
+import types_mod
+
+member, sentinel = types_mod.E.A, types_mod._sentinel
+
+
+@types_mod.register
+class Registered:
+    pass
+
+
+# -- after
+assert member is types_mod.E.A and sentinel is types_mod._sentinel and types_mod.registry == {"Registered": Registered}
+
+# %% names that %run and exec made
+open("script.py", "w").write("ran_list = [1]\ndef from_script(): return ran_list\n")
+get_ipython().run_line_magic("run", "script.py")
+exec("def executed(): return answer")
+# -- after
+assert from_script() is ran_list and executed() == answer
+
 # %% a function of the notebook put into a module (monkeypatch)
 def patched(key, value):
     return "patched"
@@ -312,10 +362,18 @@ else:
 import pandas as pd
 
 np.set_printoptions(precision=2, suppress=True)
-np.seterr(divide="ignore")
+np.seterr(divide="ignore", invalid="call")
+
+
+def on_numpy_error(kind, flag):
+    pass
+
+
+np.seterrcall(on_numpy_error)
 pd.set_option("display.max_rows", 7, "display.float_format", "{:.1f}".format)
 # -- after
 assert repr(np.array([1.23456])) == "array([1.23])" and np.geterr()["divide"] == "ignore"
+assert np.geterrcall() is on_numpy_error
 assert (
     pd.get_option("display.max_rows") == 7
     and "1.2" in repr(pd.Series([1.234]))
