@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -138,12 +139,18 @@ def _death(status: int) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold signals back, which would run the user's handlers in both, and keep hooks from moving random generators."""
-    before = _generators()
+    """Hold signals back, which would run the user's handlers in both, and keep hooks from moving random generators.
+
+    Python and some libraries warn of a fork beside threads. The filters are swapped, not changed: a change would have
+    every warning that was shown once shown again.
+    """
+    before, filters = _generators(), warnings.filters
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    warnings.filters = [("ignore", None, Warning, None, 0)]
     try:
         yield
     finally:
+        warnings.filters = filters
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for (name, state), (_, now) in zip(before.items(), _generators().items(), strict=True):
             if state != now:

@@ -39,7 +39,7 @@ class Pending:
         self._body: dict[str, Any] | None = None
 
     def done(self) -> bool:
-        """Tell whether `body` returns at once."""
+        """Tell whether nobody writes any more: `body` returns at once, or tells what went wrong."""
         return self._body is not None
 
     def body(self, silence: float = SILENCE) -> dict[str, Any]:

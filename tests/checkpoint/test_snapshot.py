@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -331,6 +332,17 @@ def test_generators_that_hooks_move(tmp_path: Path) -> None:
     np.random.seed(9)
     restored(pending.body(), store)
     assert (random.random(), np.random.random(), torch.rand(1).item()) == expected
+
+
+def test_libraries_that_warn_of_forks_are_not_heard(tmp_path: Path) -> None:
+    filters = list(warnings.filters)
+    warning = True
+    os.register_at_fork(before=lambda: warnings.warn("a fork", RuntimeWarning, stacklevel=1) if warning else None)
+    pending = snapshot.snapshot({"a": 1}, Store(tmp_path), "fork")
+    warning = False
+    assert list(warnings.filters) == filters
+    assert restored(pending.body(), Store(tmp_path)) == {"a": 1}
+    assert pending.how == "fork"
 
 
 KERNEL = """
