@@ -24,6 +24,8 @@ class Loading:
     collects: bool = True  # whether the collector is on afterwards
     later: list[Callable[[], None]] = field(default_factory=list)
 
+    undo: list[Callable[[], None]] = field(default_factory=list)  # of what could not be put off, if the restore fails
+
     def afterwards(self, step: Callable[[], None]) -> None:
         """Run `step` when every variable is there: what reaches outside of them, or needs them whole."""
         self.later.append(step)

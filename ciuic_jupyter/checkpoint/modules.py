@@ -152,6 +152,13 @@ def is_whole(module: types.ModuleType) -> bool:
     return bool(cloudpickle._is_registered_pickle_by_value(module))  # noqa: SLF001 - nothing public asks
 
 
+def _register(name: str, module: types.ModuleType | None) -> None:
+    if module is None:
+        sys.modules.pop(name, None)
+    else:
+        sys.modules[name] = module
+
+
 def _is_made(module: types.ModuleType) -> bool:
     known = module is sys.modules.get("__main__") or module.__name__ in _began["modules"] or "." in module.__name__
     return (
@@ -163,6 +170,8 @@ def make(kind: type[types.ModuleType], name: str, known: bool) -> types.ModuleTy
     """Return a module to be filled; `known`: an import finds it."""
     module = kind(name)
     if known:
+        before = sys.modules.get(name)
+        context.current().undo.append(lambda: _register(name, before))
         sys.modules[name] = module
         parent, _, last = name.rpartition(".")
         if parent in sys.modules:

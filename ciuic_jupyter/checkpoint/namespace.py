@@ -292,7 +292,7 @@ def restore(body: Mapping[str, Any], store: Store, namespace: dict[str, Any]) ->
     reader = store.reader()
     try:
         state = context.Loading(namespace, _filler(body, reader), body["buffers"])
-        with context.loading(state), _no_collection(state), _all_or_nothing(namespace):
+        with context.loading(state), _no_collection(state), _all_or_nothing(state):
             return _restore(body, reader, state)
     except CheckpointDamaged as error:
         error.bad_packs = set(reader.bad_packs)  # type: ignore[attr-defined]
@@ -302,19 +302,21 @@ def restore(body: Mapping[str, Any], store: Store, namespace: dict[str, Any]) ->
 
 
 @contextmanager
-def _all_or_nothing(namespace: dict[str, Any]) -> Iterator[None]:
-    """Put `namespace` and the plain state of the process back as they were if the block raises.
+def _all_or_nothing(state: context.Loading) -> Iterator[None]:
+    """Put the namespace and the plain state of the process back as they were if the block raises.
 
     The variables are put into the live dict one by one, because code of the user's that runs while they are made, such
     as a __setstate__, needs those before it.
     """
-    before = dict(namespace)
+    before = dict(state.namespace)
     try:
         with process.plain_or_before():
             yield
     except BaseException:
-        namespace.clear()
-        namespace.update(before)
+        state.namespace.clear()
+        state.namespace.update(before)
+        for step in reversed(state.undo):
+            step()
         raise
 
 

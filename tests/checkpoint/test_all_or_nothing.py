@@ -18,8 +18,9 @@ from ciuic_jupyter.errors import CheckpointDamaged
 from tests.checkpoint.kernel import execute, namespace
 
 SETUP = """
-import logging, os, sys
+import logging, os, sys, types
 first = [1]
+made_by_hand = sys.modules["made_by_hand"] = types.ModuleType("made_by_hand")
 log = logging.getLogger("test_all_or_nothing")
 log.addHandler(logging.NullHandler())
 def see(): return first
@@ -48,13 +49,14 @@ def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, An
     os.environ["ALL_OR_NOTHING"] = ""
     sys.path.remove("/all/or/nothing")
     logging.getLogger("test_all_or_nothing").handlers.clear()
+    monkeypatch.delitem(sys.modules, "made_by_hand")
     return body, store, here
 
 
 def _check_untouched(names: dict[str, Any], here: Path) -> None:
     assert names == {"first": "mine", "other": [2]}
     assert Path.cwd() == here and os.environ["ALL_OR_NOTHING"] == "" and "/all/or/nothing" not in sys.path
-    assert logging.getLogger("test_all_or_nothing").handlers == []
+    assert logging.getLogger("test_all_or_nothing").handlers == [] and "made_by_hand" not in sys.modules
 
 
 def test_a_whole_one_is_applied(saved: tuple[dict[str, Any], Store, Path]) -> None:
@@ -64,6 +66,7 @@ def test_a_whole_one_is_applied(saved: tuple[dict[str, Any], Store, Path]) -> No
     assert names["first"] == [1] and names["see"]() is names["first"] and names["other"] == [2]
     assert Path.cwd() == here / "there" and os.environ["ALL_OR_NOTHING"] == "set"
     assert len(logging.getLogger("test_all_or_nothing").handlers) == 1
+    assert sys.modules["made_by_hand"] is names["made_by_hand"]
 
 
 @pytest.mark.parametrize("end", [True, False])
