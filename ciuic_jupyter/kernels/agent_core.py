@@ -162,6 +162,7 @@ class Agent:
             if self.config.checkpoint is not None:
                 self.restored = await self.saver.restore(self.config.checkpoint)
                 self.runs.suspended = self.restored["run"]
+                self._committed(self.restored["run"])
         except KernelDied:
             return
         except (CiuicError, OSError) as error:
@@ -233,11 +234,15 @@ class Agent:
             self._progress("waiting", 0, 3)
             done = await self.saver.save(passing=passing)
             self.checkpoint = int(done["seq"])
-            self.holds.committed(done["report"]["run"])
+            self._committed(done["report"]["run"])
             return done
         finally:
             self.saving = self._passing = False
             self.save_over.set()
+
+    def _committed(self, run: Mapping[str, Any] | None) -> None:
+        self.holds.committed(run)
+        self.runs.saved = run["run"] if run is not None else None
 
     @property
     def busy(self) -> bool:

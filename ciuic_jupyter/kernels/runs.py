@@ -111,6 +111,7 @@ class Runs:
         self._known: OrderedDict[str, None] = OrderedDict()
         self._input: Message | None = None
         self.suspended: dict[str, Any] | None = None  # a restored run that can go on
+        self.saved: str | None = None  # the run that the newest checkpoint holds in its middle
         self.on_hold: Callable[[Mapping[str, Any]], None] = lambda content: None
         self.on_end: Callable[[], None] = lambda: None
         self._stream = StreamMerger(self._emit_stream)
@@ -329,14 +330,21 @@ class Runs:
         }
         if reply.get("incomplete"):
             ended["incomplete"] = True
+        self._over(ended)
+
+    def _over(self, ended: Mapping[str, Any] | None = None) -> None:
         self.current, self._input = None, None
-        self._emit(ended)
+        if ended is not None:
+            self._emit(ended)
         self.idle.set()
         self.on_end()
 
     def died(self, reason: str) -> None:
-        """The kernel's process ended: so does the run under way."""
-        self._end({"status": "died", "ename": KernelDied.__name__, "evalue": reason})
+        """The kernel ended: so does the run under way, but for one that goes on from the newest checkpoint."""
+        if self.current is not None and self.current.run == self.saved:
+            self._over()
+        else:
+            self._end({"status": "died", "ename": KernelDied.__name__, "evalue": reason})
         self._stream.flush()
         self._link = None
         self.kernel_busy = False

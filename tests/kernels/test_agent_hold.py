@@ -156,7 +156,7 @@ def test_a_checkpoint_lets_the_cell_go_on_and_output_shown_since_is_not_shown_ag
         os.kill(made.kernel_pid(), signal.SIGKILL)
         plane.until(lambda e: e["kind"] == "kernel" and e["state"] == "dead")
         before, last, shown = plane.text(), plane.last, shown_after(plane, run["seq"])
-        assert shown
+        assert shown and not [e for e in plane.events if e["kind"] == "run_ended"], "it goes on from its checkpoint"
     with machine(tmp_path / "b", **shared, checkpoint=1, first_seq=last + 1) as made:
         plane = made.connect(after=last)
         plane.until(lambda e: e["kind"] == "kernel")
@@ -295,7 +295,7 @@ def test_the_engine_goes_on_with_a_training_cell_bit_for_bit(tmp_path: Path, sha
         plane.call("checkpoint")
         plane.until(lambda e: "epoch 2" in plane.text("long"))
         os.kill(made.kernel_pid(), signal.SIGKILL)
-        ended(plane)
+        plane.until(lambda e: e["kind"] == "kernel" and e["state"] == "dead")
         run = Store(tmp_path / "store").read_manifest(1, KEY).body["run"]
         whole, before, last = plane.text("whole"), plane.text("long"), plane.last
         (value,) = [e for e in plane.events if e["kind"] == "output" and e["msg_type"] == "execute_result"]
