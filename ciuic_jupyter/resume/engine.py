@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import logging
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from types import CodeType, FrameType
@@ -76,6 +77,8 @@ class Engine:
 
         Compiler.__name__ = kind.__name__
         shell.compile.__class__ = Compiler
+        if hasattr(shell, "showtraceback"):
+            shell.showtraceback = _without_hooks(shell.showtraceback)
         Site.stop = self._stop
 
     # asked by the kernel
@@ -198,3 +201,33 @@ class _Transformer(ast.NodeTransformer):
                 raise
             _log.warning("a cell runs without hooks: it can't be paused inside", exc_info=True)
             return node
+
+
+def _without_hooks(show: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a shell's `showtraceback` that shows, and keeps for %debug, the user's frames alone."""
+
+    def showtraceback(*args: Any, **kwargs: Any) -> Any:
+        given = args[0] if args else kwargs.get("exc_tuple")
+        _unhook(given[1] if given else sys.exc_info()[1], set())
+        return show(*args, **kwargs)
+
+    return showtraceback
+
+
+def _unhook(error: BaseException | None, seen: set[int]) -> None:
+    """Take our frames out of the traceback of `error` and of those it came from."""
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        entry = error.__traceback__
+        while entry is not None:
+            following = entry.tb_next
+            while following is not None and _ours(following.tb_frame):
+                following = following.tb_next
+            entry.tb_next = following
+            entry = following
+        _unhook(error.__context__, seen)
+        error = error.__cause__
+
+
+def _ours(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__", "")).startswith("ciuic_jupyter.resume.")

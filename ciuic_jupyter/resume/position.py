@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import ast
+import dis
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import CodeType, FrameType
 from typing import Any, Protocol
 
-from ciuic_jupyter.resume import replay
+from ciuic_jupyter.resume import calls, replay
 from ciuic_jupyter.resume.iterators import NotResumable, freeze
 from ciuic_jupyter.resume.rewrite import CELLS, Unit, key_of
 from ciuic_jupyter.resume.runtime import LOOPS, MANAGERS, Site, site
 
+_SUSPENDED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+_CALLS = ("CALL", "CALL_KW", "CALL_FUNCTION_EX")
 _PLAIN = (int, float, complex, str, bytes, bool, type(None))
 _HELD = ("_thread", "threading", "_io", "io", "multiprocessing", "tempfile")
 
@@ -38,6 +42,7 @@ class Level:
     function: ast.FunctionDef | None = None
     path: tuple[ast.AST, ...] = ()  # from the function's statement down to the loop or call under way
     wrapper: Any = None
+    result: str = "returned"  # what the call of this frame gives: what it returns, or its first argument
 
 
 def locate(frame: FrameType, place: Site, units: Units) -> list[Level]:
@@ -45,15 +50,20 @@ def locate(frame: FrameType, place: Site, units: Units) -> list[Level]:
     levels: list[Level] = []
     current: FrameType | None = frame
     target: Site | None = place
+    again: FrameType | None = None  # our own frame between the one that called and the one that was called
     while current is not None:
         if replay.is_machinery(current):
+            again = again or current
             current = current.f_back
             continue
         level = _level(current, target, units)
+        if levels:
+            below = levels[-1]
+            below.result = replay.result_of(again) if again is not None else calls.result_of(level, below.frame)
         levels.append(level)
         if level.unit is not None and current.f_code.co_name == "<module>":
             return levels[::-1]
-        target = None
+        target, again = None, None
         current = current.f_back
     raise NotResumable("it runs outside of a cell")
 
@@ -62,6 +72,8 @@ def _level(frame: FrameType, place: Site | None, units: Units) -> Level:
     code = frame.f_code
     if (wrapper := _wrapper(frame)) is not None:
         return Level(frame, wrapper=wrapper)
+    if code.co_flags & _SUSPENDED:
+        raise NotResumable(f"{code.co_qualname} is a generator or asynchronous")
     unit = units.unit_of(code)
     if unit is None:
         raise NotResumable(f"{code.co_qualname} of {_short(code)} is under way, which is not the notebook's code")
@@ -113,6 +125,11 @@ def _path(scope: ast.AST, wanted: Any) -> tuple[ast.AST, ...]:
 
 
 def _path_of_call(frame: FrameType, scope: ast.AST) -> tuple[ast.AST, ...]:
+    code, at = frame.f_code.co_code, frame.f_lasti
+    while dis.opname[code[at]] == "CACHE":  # a call stands at the end of its instruction
+        at -= 2
+    if dis.opname[code[at]] not in _CALLS:
+        raise NotResumable(f"line {frame.f_lineno} calls something without saying so (an operator, a property)")
     positions = list(frame.f_code.co_positions())[frame.f_lasti // 2]
     end = positions[1], positions[3]
     return _path(scope, lambda node: isinstance(node, ast.Call) and (node.end_lineno, node.end_col_offset) == end)
@@ -264,7 +281,7 @@ def _record(level: Level) -> dict[str, Any]:
         elif isinstance(parent, ast.With) and field == "body":
             found["managers"][key_of(parent)] = [_manager(frame, unit, parent, i) for i in range(len(parent.items))]
     if level.function is not None:
-        found |= _variables(frame, unit, level.function)
+        found |= _variables(frame, unit, level.function, level.result)
     return found
 
 
@@ -287,7 +304,7 @@ def _manager(frame: FrameType, unit: Unit, node: ast.With, number: int) -> tuple
     return known.manager, enter_again
 
 
-def _variables(frame: FrameType, unit: Unit, function: ast.FunctionDef) -> dict[str, Any]:
+def _variables(frame: FrameType, unit: Unit, function: ast.FunctionDef, result: str) -> dict[str, Any]:
     names = dict(frame.f_locals)
     shown = names.pop(CELLS, None)
     shared = unit.cells(function)
@@ -304,4 +321,5 @@ def _variables(frame: FrameType, unit: Unit, function: ast.FunctionDef) -> dict[
         "first": first,
         "values": values,
         "cells": cells,
+        "result": result,
     }

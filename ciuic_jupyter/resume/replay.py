@@ -131,7 +131,8 @@ class Way:
             return self._functions[number]()
         values, cells = recorded["values"], recorded["cells"]
         value = cells[first].cell_contents if first in cells else values.get(first)
-        return self._functions[number](value)
+        returned = self._functions[number](value)
+        return returned if recorded["result"] == "returned" else value
 
     def _function(self, number: int, recorded: Mapping[str, Any]) -> Callable[..., Any]:
         unit = Unit(self._units[recorded["unit"]].tree)
@@ -165,6 +166,11 @@ def in_context(factory: Callable[[], Any], go_on: Callable[[], Any]) -> Any:
     """Call `go_on` as a library's decorator does."""
     with factory():
         return go_on()
+
+
+def result_of(machinery: FrameType) -> str:
+    """Return what the call that our frame stands for gives."""
+    return str(machinery.f_locals["recorded"]["result"]) if "recorded" in machinery.f_locals else "returned"
 
 
 def is_machinery(frame: FrameType) -> bool:
