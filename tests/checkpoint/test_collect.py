@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -168,7 +169,8 @@ def test_a_save_that_starts_in_the_middle_keeps_everything(tmp_path: Path, monke
     store = Store(tmp_path)
     _save(store, b"old" * 99)
     _save(store, b"new" * 99)
-    rename, blobs = os.rename, []
+    rename = os.rename
+    blobs: list[dict[str, Any]] = []
 
     def slow(source: Path, target: Path) -> None:
         if not blobs and str(target).endswith(".unused"):  # all of a save, after the look and before the new name
@@ -235,7 +237,7 @@ def test_killed_at_any_moment_what_is_kept_is_whole(tmp_path: Path) -> None:
         longest *= 1.0 if after != before else 1.1
         for path in (tmp_path / "chunks").glob("*.unused"):  # what the next collector gives back is nothing kept
             assert path.with_suffix("").name in packs
-        for seq in after[-3:]:
+        for seq in after:  # the old ones too: a manifest goes before its packs
             assert _load(store, seq) == values[seq]
     process.stdin.close()
     assert process.wait() == 0

@@ -33,7 +33,9 @@ def _load(store: Store, seq: int) -> dict[str, bytes]:
 @pytest.fixture
 def saved(tmp_path: Path) -> Saved:
     """Return a store of two checkpoints that share nothing, their values, their manifests and their packs."""
-    store, values, packs = Store(tmp_path / "store"), [], []
+    store = Store(tmp_path / "store")
+    values: list[dict[str, bytes]] = []
+    packs: list[Path] = []
     for _ in range(2):
         values.append({f"v{size}": os.urandom(size) for size in SIZES})
         with store.save() as save:
