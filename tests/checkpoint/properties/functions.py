@@ -586,6 +586,7 @@ lonely = Singleton()
 # -- after
 assert Singleton() is lonely is Singleton.instance
 
+
 # %% nested and local classes, __class__ in methods, __class__ assigned
 class Outer:
     class Inner:
@@ -612,6 +613,7 @@ morphed.__class__ = Local
 assert isinstance(Outer.inner, Outer.Inner) and Outer.inner.who() == "inner" and local_object.get() == 1
 assert type(morphed) is Local is type(local_object)
 
+
 # %% private and mixed slots
 class Private:
     __slots__ = ("__secret",)
@@ -631,6 +633,7 @@ private, mixed = Private(), Mixed()
 mixed.more = 2
 # -- after
 assert private.get() == 7 and not hasattr(private, "__dict__") and mixed.get() == 7 and mixed.more == 2
+
 
 # %% StrEnum, _missing_, flag boundaries, members as keys
 class Mode(enum.StrEnum):
@@ -665,6 +668,7 @@ odd = Odd(3)
 # -- after
 assert isinstance(odd, numbers.Number) and odd.n == 3 and Odd in copyreg.dispatch_table
 
+
 # %% caches below staticmethod and classmethod, lambdas of a loop
 class Cached:
     @staticmethod
@@ -685,9 +689,11 @@ assert Cached.plain(1) is cached_results[0] and Cached.of_class(2) is cached_res
 assert [function() for function in late_bound] == [2, 2, 2]
 assert late_bound[0].__closure__[0] is late_bound[1].__closure__[0]
 
+
 # %% attributes of a class that were changed, deleted, added
 class Settings:
     "doc"
+
     depth: int = 1
     width: int = 2
 
@@ -695,5 +701,7 @@ class Settings:
 Settings.depth, Settings.added, Settings.__doc__ = 5, [1], "new doc"
 del Settings.width
 # -- after
-assert Settings.depth == 5 and Settings.added == [1] and Settings.__doc__ == "new doc" and not hasattr(Settings, "width")
+assert (
+    Settings.depth == 5 and Settings.added == [1] and Settings.__doc__ == "new doc" and not hasattr(Settings, "width")
+)
 assert [name for name in vars(Settings) if not name.startswith("__")] == ["depth", "added"]

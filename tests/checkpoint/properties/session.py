@@ -215,6 +215,7 @@ exec("def executed(): return answer")
 # -- after
 assert from_script() is ran_list and executed() == answer
 
+
 # %% a function of the notebook put into a module (monkeypatch)
 def patched(key, value):
     return "patched"

@@ -129,6 +129,7 @@ family = eldest.parent
 assert eldest in family.children and len(family.children) == 1 and family.names[eldest] == "Ada"
 assert eldest.parent is family
 
+
 # %% set of children with a hash that does not fail before they are whole
 class Leaf:
     name = ""
