@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from ciuic_jupyter.checkpoint import process
 from ciuic_jupyter.checkpoint.namespace import capture
 from ciuic_jupyter.checkpoint.store import Store
 from ciuic_jupyter.errors import CheckpointDamaged, SaveFailed
@@ -39,6 +40,7 @@ async def nursery(tmp_path: Path) -> AsyncIterator[Nursery]:
 
 
 def body(root: Path, **namespace: Any) -> dict[str, Any]:
+    process.remember_start()  # what pytest loaded and set is not a user's
     return capture(namespace, Store(root))
 
 
