@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 _COPIERS = 4  # more threads than that do not fill the memory's bus faster
 _PIECE = 8 << 20  # bytes that one thread copies at a time
@@ -36,7 +38,8 @@ class Arena:
 
         NoRoom if the machine or its container has too little memory for that.
         """
-        self._grow(size)
+        if size > self.size:
+            _touch(self._grow(size))
 
     def release(self) -> None:
         """Give the memory back as soon as no copy in it is in use."""
@@ -52,13 +55,7 @@ class Arena:
             starts.append(size)
             size += -(-view.nbytes // _ALIGN) * _ALIGN
         target = memoryview(self._grow(size))
-        pieces = list(_pieces(views, starts))
-        count = max(1, min(_COPIERS, len(os.sched_getaffinity(0)), len(pieces)))
-        with ThreadPoolExecutor(count, "checkpoint copier") as pool:
-            lanes = [pool.submit(_copy, target, pieces[lane::count]) for lane in range(1, count)]
-            _copy(target, pieces[::count])
-        for lane in lanes:
-            lane.result()
+        _in_lanes(partial(_copy, target), list(_pieces(views, starts)))
         return [target[start : start + view.nbytes] for start, view in zip(starts, views, strict=True)]
 
     def _grow(self, size: int) -> mmap.mmap:
@@ -73,7 +70,6 @@ class Arena:
         memory = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         with suppress(OSError):
             memory.madvise(mmap.MADV_HUGEPAGE)
-        _touch(memory)
         self._memory = memory
         return memory
 
@@ -82,6 +78,16 @@ def _pieces(views: Sequence[memoryview], starts: Sequence[int]) -> Iterator[tupl
     for view, start in zip(views, starts, strict=True):
         for offset in range(0, view.nbytes, _PIECE):
             yield start + offset, view[offset : offset + _PIECE]
+
+
+def _in_lanes(work: Callable[[Sequence[Any]], None], parts: Sequence[Any]) -> None:
+    """Share `parts` out among threads, of which this is one."""
+    count = max(1, min(_COPIERS, len(os.sched_getaffinity(0)), len(parts)))
+    with ThreadPoolExecutor(count, "checkpoint copier") as pool:
+        lanes = [pool.submit(work, parts[lane::count]) for lane in range(1, count)]
+        work(parts[::count])
+    for lane in lanes:
+        lane.result()
 
 
 def _copy(target: memoryview, pieces: Sequence[tuple[int, memoryview]]) -> None:
@@ -95,7 +101,13 @@ def _copy(target: memoryview, pieces: Sequence[tuple[int, memoryview]]) -> None:
 def _touch(memory: mmap.mmap) -> None:
     import numpy as np  # noqa: PLC0415 - it lets the other threads run
 
-    np.frombuffer(memory, np.uint8)[:: mmap.PAGESIZE] = 0
+    whole = np.frombuffer(memory, np.uint8)
+
+    def touch(starts: Sequence[int]) -> None:
+        for start in starts:
+            whole[start : start + _PIECE : mmap.PAGESIZE] = 0
+
+    _in_lanes(touch, range(0, len(memory), _PIECE))
 
 
 def available() -> int:

@@ -235,6 +235,4 @@ def _stand_alone(keep: Collection[int]) -> None:
         os.closerange(low, number)
         low = number + 1
     with suppress(OSError):
-        os.nice(5)  # the next cell goes first
-    with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")

@@ -160,6 +160,8 @@ def test_the_arena_is_used_again_and_never_while_it_is_read(tmp_path: Path) -> N
         values["a"][:] = number
         pending.append(snapshot.snapshot(values, store, "arena"))
     held = snapshot.arena.size
+    snapshot.arena.reserve(1000)
+    assert snapshot.arena.size == held >= values["a"].nbytes
     for number, each in enumerate(pending):
         assert (restored(each.body(), store)["a"] == number).all()
     values["a"][:] = 9
@@ -167,6 +169,11 @@ def test_the_arena_is_used_again_and_never_while_it_is_read(tmp_path: Path) -> N
     assert snapshot.arena.size == held
     snapshot.arena.release()
     assert snapshot.arena.size == 0
+    snapshot.arena.reserve(20_000_000)
+    values["a"][:] = 5
+    assert (restored(snapshot.snapshot(values, store, "arena").body(), store)["a"] == 5).all()
+    assert snapshot.arena.size >= 20_000_000
+    snapshot.arena.release()
 
 
 def test_too_little_memory_for_a_copy_is_written_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
