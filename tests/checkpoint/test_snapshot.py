@@ -384,6 +384,49 @@ def test_the_child_says_nothing_and_handles_nothing(tmp_path: Path, kind: str, s
     assert done.stderr == ""
 
 
+CELLS = (
+    """
+from pathlib import Path
+import numpy as np, torch
+from ciuic_jupyter.checkpoint.snapshot import snapshot
+from ciuic_jupyter.checkpoint.store import Store
+values = {"a": np.zeros(20_000_000), "b": torch.ones(500, 500) @ torch.ones(500, 500)}
+pending = snapshot(values, Store(Path(ROOT)), "fork")
+""",
+    "values['a'][:] = 1; values['b'].zero_(); print('meanwhile')",
+    """
+body = pending.body()
+print(pending.how, pending.why)
+Store(Path(ROOT)).write_manifest(body, b'k' * 32)
+""",
+)
+
+
+def test_a_notebook_goes_on_while_its_child_writes(tmp_path: Path) -> None:
+    from jupyter_client.manager import start_new_kernel
+
+    manager, client = start_new_kernel(kernel_name="python3", startup_timeout=60)
+    said: list[str] = []
+
+    def hear(message: dict[str, Any]) -> None:
+        said.append(message["content"].get("text") or str(message["content"].get("traceback", "")))
+
+    try:
+        for cell in CELLS:
+            code = cell.replace("ROOT", repr(str(tmp_path)))
+            reply = client.execute_interactive(code, timeout=60, output_hook=hear)
+            assert reply["content"]["status"] == "ok", said
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+    assert "".join(said) == "meanwhile\nfork \n"
+    names: dict[str, Any] = {}
+    store = Store(tmp_path)
+    restore(store.read_manifest(None, b"k" * 32).body, store, names)
+    assert not names["a"].any()
+    assert (names["b"] == 500).all()
+
+
 class Held:
     """Gives its memory to pickle itself."""
 
