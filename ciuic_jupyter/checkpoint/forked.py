@@ -14,6 +14,7 @@ import random
 import select
 import signal
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -47,7 +48,7 @@ class Child:
         OSError if the system has no room for another process.
         """
         _reap_dropped()
-        self._answer = os.memfd_create("ciuic answer", os.MFD_CLOEXEC)
+        self._answer = _nameless_file()
         self._beats, theirs = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(theirs, False)
         try:
@@ -117,6 +118,13 @@ class Child:
                 _dropped.append(self.pid)
             os.close(self._answer)
             os.close(self._beats)
+
+
+def _nameless_file() -> int:
+    if hasattr(os, "memfd_create"):  # a Python that was built for an old system lacks it
+        return os.memfd_create("ciuic answer", os.MFD_CLOEXEC)
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
 
 
 def _reap_dropped() -> None:

@@ -37,6 +37,7 @@ class Pending:
         self.seconds: dict[str, float] = {}  # blocked: of the caller; durable: until all was on the disk
         self._begun = begun
         self._body: dict[str, Any] | None = None
+        self._turn = threading.Lock()
 
     def done(self) -> bool:
         """Tell whether nobody writes any more: `body` returns at once, or tells what went wrong."""
@@ -49,10 +50,11 @@ class Pending:
         `why` tells so; in another thread than the one that took the snapshot that is a SaveFailed, for the notebook may
         be running. SaveFailed too if the disk refuses.
         """
-        if self._body is None:
-            self._body = self._finish(silence)
-            self.seconds.setdefault("durable", time.monotonic() - self._begun)
-        return self._body
+        with self._turn:
+            if self._body is None:
+                self._body = self._finish(silence)
+                self.seconds.setdefault("durable", time.monotonic() - self._begun)
+            return self._body
 
     def _finish(self, silence: float) -> dict[str, Any]:
         raise NotImplementedError

@@ -251,6 +251,14 @@ def test_a_child_somebody_else_waited_for(tmp_path: Path) -> None:
     assert pending.how == "fork"
 
 
+def test_a_python_without_memfd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    store = Store(tmp_path)
+    pending = snapshot.snapshot({"a": 1}, store, "fork")
+    assert restored(pending.body(), store) == {"a": 1}
+    assert pending.how == "fork"
+
+
 def test_children_nobody_asks_for_leave_nothing(tmp_path: Path) -> None:
     open_before = len(os.listdir("/proc/self/fd"))
     pids = []
