@@ -118,6 +118,7 @@ class Engine:
     def hook(self, tree: ast.Module) -> ast.Module:
         """Return the tree with hooks, or the rest of the cell that is resumed."""
         watch_loaders()
+        self._unit = None  # whatever goes wrong, no code is taken for another cell's
         way, self._armed = self._armed, None
         if way is not None:
             self._way, self._unit = way, way.unit

@@ -120,7 +120,7 @@ def _bar(generator: GeneratorType[Any, Any, Any]) -> Frozen:
         if not inner:
             return "bar", names["self"], freeze(iter(names["self"].iterable)), names["self"].n
         return _bar(inner[0])
-    counted = names.get("n", names["self"].n)
+    counted = names.get("n", names["self"].n) + 1  # the item under way is counted when the next one is asked for
     waiting = [one for one in gc.get_referents(generator) if isinstance(one, Iterator) and one is not names["iterable"]]
     if not waiting and isinstance(names["iterable"], Iterator):
         waiting = [names["iterable"]]

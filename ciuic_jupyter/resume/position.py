@@ -235,9 +235,9 @@ class _Check:
         return False
 
     def _unchanged(self, name: str) -> bool:
-        if self._function is not None and name in self._frame.f_code.co_varnames:
-            return True
-        return name not in self._shared and name not in self._set
+        if name in self._shared:
+            return False
+        return (self._function is not None and name in self._frame.f_code.co_varnames) or name not in self._set
 
     def _plain(self, node: ast.AST) -> bool:
         if not isinstance(node, ast.Name):

@@ -118,6 +118,9 @@ class Way:
         """Be live from here."""
         for frame in self._frames:
             frame.on = False
+        for recorded in self._recorded:  # what was kept for the way must not stay alive with it
+            for part in ("values", "cells", "loops", "managers"):
+                recorded.get(part, {}).clear()
         modes.put(self._position["modes"])
         randomness.put(self._position["random"])
 

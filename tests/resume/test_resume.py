@@ -197,6 +197,58 @@ print(a.n, b, c)
 """
 
 
+BARS = """
+from tqdm import tqdm, trange
+import random; random.seed(2)
+s = []
+bar = tqdm(range(3), desc="a", mininterval=0)
+for x in bar:
+    s.append(random.random())
+    bar.set_postfix(v=x)
+for i, y in enumerate(tqdm([4, 5, 6])):
+    s.append(random.random())
+n = bar.n
+for z in trange(2):
+    s.append(z)
+"""
+
+CELLS = """
+def outer():
+    best = 0
+    seen = []
+    def run(k):
+        nonlocal best
+        for i in range(2):
+            best += i + k
+            seen.append(best)
+        return best
+    x = 1
+    for j in range(2):
+        x += run(j)
+    return x, best, seen
+r = outer()
+def param(p):
+    def inc():
+        nonlocal p
+        for i in range(2):
+            p += 1
+        return 1
+    p += inc()
+    return p
+q = param(3)
+def glob():
+    global G
+    G = 0
+    for i in range(3):
+        G += i
+        for k in range(1):
+            G += 1
+    del i
+    return G
+g = glob()
+"""
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path / "store"
@@ -235,6 +287,15 @@ def test_every_boundary_of_two_epochs_of_a_training(folder: Path, workers: int) 
 
 def test_every_boundary_inside_a_constructor_and_a_callable_object(folder: Path) -> None:
     assert check([CONSTRUCTORS], folder) == 9
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_every_boundary_under_progress_bars(folder: Path) -> None:
+    assert check([BARS], folder) == 11
+
+
+def test_every_boundary_where_functions_share_variables(folder: Path) -> None:
+    assert check([CELLS], folder) == 19
 
 
 def test_ten_pauses_one_after_the_other(folder: Path) -> None:
