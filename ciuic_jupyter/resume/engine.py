@@ -124,6 +124,7 @@ class Engine:
             self._way, self._unit = way, way.unit
             self.began = way.begin()
             return way.cell()
+        self._way = None
         self.began = modes.take()
         unit = Unit(tree)
         self._add(unit)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import gc
 import itertools
+import operator
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, ItemsView, Iterator, ValuesView
 from types import GeneratorType, ModuleType
 from typing import Any
 
@@ -30,12 +31,16 @@ def freeze(iterator: Any) -> Frozen:
     kind = type(iterator)
     if kind in _CHAINS:
         return _CHAINS[kind](iterator)
+    if kind in _VIEWS:
+        return _view(iterator)
     if isinstance(iterator, GeneratorType):
         return _generator(iterator)
     if hasattr(iterator, _MARK):
         return _loader(iterator)
     if kind.__module__.partition(".")[0] in ("torch", "ray", "multiprocessing", "concurrent"):
         raise NotResumable(f"it loops over a {kind.__module__}.{kind.__qualname__}, which can't be saved")
+    if kind.__name__ == "odict_iterator" or (kind.__module__ == "itertools" and _over_view(iterator)):
+        raise NotResumable("it loops over a dict whose later values would not be seen")
     return "same", iterator
 
 
@@ -94,6 +99,42 @@ def _thaw_filter(function: Any, inner: Frozen) -> Iterator[Any]:
 
 def _thaw_same(iterator: Iterator[Any]) -> Iterator[Any]:
     return iterator
+
+
+# dicts: what pickle keeps of such an iterator is a copy of the values, and a value may change before its turn
+
+
+_VIEWS: dict[type, Callable[[dict[Any, Any]], Any]] = {
+    type(iter({}.items())): lambda held: held.items(),
+    type(iter({}.values())): lambda held: held.values(),
+    type(reversed({}.items())): lambda held: reversed(held.items()),
+    type(reversed({}.values())): lambda held: reversed(held.values()),
+}
+
+
+def _view(iterator: Any) -> Frozen:
+    held = [one for one in gc.get_referents(iterator) if isinstance(one, dict)]
+    if not held:
+        return "same", iter(())
+    number = list(_VIEWS).index(type(iterator))
+    return "view", number, held[0], len(held[0]) - operator.length_hint(iterator)
+
+
+def _thaw_view(number: int, held: dict[Any, Any], taken: int) -> Iterator[Any]:
+    iterator: Iterator[Any] = iter(list(_VIEWS.values())[number](held))
+    for _ in itertools.islice(iterator, taken):
+        pass
+    return iterator
+
+
+def _over_view(iterator: Any) -> bool:
+    """Tell whether a chain of itertools reads a dict's values, now or later."""
+    for one in gc.get_referents(iterator):
+        if isinstance(one, ItemsView | ValuesView) or type(one) in _VIEWS or type(one).__name__ == "odict_iterator":
+            return True
+        if isinstance(one, Iterator | tuple) and not isinstance(one, GeneratorType) and _over_view(one):
+            return True
+    return False
 
 
 # generators
@@ -213,6 +254,7 @@ _THAW: dict[str, Callable[..., Iterator[Any]]] = {
     "zip": _thaw_zip,
     "map": _thaw_map,
     "filter": _thaw_filter,
+    "view": _thaw_view,
     "bar": _thaw_bar,
     "loader": _thaw_loader,
 }

@@ -5,20 +5,23 @@ from __future__ import annotations
 import ast
 import dis
 import inspect
-from collections.abc import Iterator
 from dataclasses import dataclass
 from types import CodeType, FrameType
 from typing import Any, Protocol
 
 from ciuic_jupyter.resume import calls, replay
 from ciuic_jupyter.resume.iterators import NotResumable, freeze
-from ciuic_jupyter.resume.rewrite import CELLS, Unit, key_of
+from ciuic_jupyter.resume.rewrite import CELLS, Unit, key_of, path_to, steps
 from ciuic_jupyter.resume.runtime import LOOPS, MANAGERS, Site, site
 
 _SUSPENDED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 _CALLS = ("CALL", "CALL_KW", "CALL_FUNCTION_EX")
 _PLAIN = (int, float, complex, str, bytes, bool, type(None))
-_HELD = ("_thread", "threading", "_io", "io", "multiprocessing", "tempfile")
+# context managers by module: those whose effect is a mode of torch are entered again; those that keep all they did in
+# themselves, or in what a checkpoint holds of the process, are not
+_AGAIN = ("torch.autograd.grad_mode", "torch.amp.autocast_mode", "torch.cuda.amp.autocast_mode")
+_KEPT = ("__main__", "contextlib", "_thread", "threading", "_io", "io", "tempfile", "warnings", "sqlite3", "tqdm")
+_UNKNOWN = ("ExitStack", "AsyncExitStack")
 
 
 class Units(Protocol):
@@ -87,7 +90,7 @@ def _level(frame: FrameType, place: Site | None, units: Units) -> Level:
             raise NotResumable(f"{code.co_qualname} is under way, which can't be entered again")
         function = scope = known[0]
     if place is not None:
-        path = _path(scope, lambda node: isinstance(node, ast.For | ast.While) and key_of(node) == place.key)
+        path = path_to(scope, lambda node: isinstance(node, ast.For | ast.While) and key_of(node) == place.key)
     else:
         path = _path_of_call(frame, scope)
     if not path:
@@ -104,24 +107,19 @@ def _wrapper(frame: FrameType) -> Any:
     """Return what makes the context manager of a library's decorator, if `frame` runs one."""
     code = frame.f_code
     if code.co_name == "decorate_context" and code.co_filename.endswith("torch/utils/_contextlib.py"):
-        return frame.f_locals["ctx_factory"]
+        return _known(frame.f_locals["ctx_factory"], frame)
     if code.co_qualname == "ContextDecorator.__call__.<locals>.inner" and code.co_filename.endswith("contextlib.py"):
-        return frame.f_locals["self"]._recreate_cm
+        return _known(frame.f_locals["self"]._recreate_cm, frame)
     if code is replay.in_context.__code__:
         return frame.f_locals["factory"]
     return None
 
 
-def _path(scope: ast.AST, wanted: Any) -> tuple[ast.AST, ...]:
-    """Return the nodes below `scope` down to the one that is wanted; no functions or classes inside."""
-    for child in ast.iter_child_nodes(scope):
-        if wanted(child):
-            return (child,)
-        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
-            below = _path(child, wanted)
-            if below:
-                return (child, *below)
-    return ()
+def _known(factory: Any, frame: FrameType) -> Any:
+    manager = getattr(factory, "__self__", None)
+    if manager is None or not _enter_again(manager, frame.f_lineno):
+        raise NotResumable(f"a decorator enters a {type(manager).__qualname__} around {frame.f_code.co_qualname}")
+    return factory
 
 
 def _path_of_call(frame: FrameType, scope: ast.AST) -> tuple[ast.AST, ...]:
@@ -132,17 +130,7 @@ def _path_of_call(frame: FrameType, scope: ast.AST) -> tuple[ast.AST, ...]:
         raise NotResumable(f"line {frame.f_lineno} calls something without saying so (an operator, a property)")
     positions = list(frame.f_code.co_positions())[frame.f_lasti // 2]
     end = positions[1], positions[3]
-    return _path(scope, lambda node: isinstance(node, ast.Call) and (node.end_lineno, node.end_col_offset) == end)
-
-
-def steps(scope: ast.AST, path: tuple[ast.AST, ...]) -> Iterator[tuple[ast.AST, str, ast.AST]]:
-    """Yield (parent, the field of it the child is in, child) from `scope` down."""
-    parent = scope
-    for child in path:
-        for field, value in ast.iter_fields(parent):
-            if value is child or (isinstance(value, list) and any(one is child for one in value)):
-                yield parent, field, child
-        parent = child
+    return path_to(scope, lambda node: isinstance(node, ast.Call) and (node.end_lineno, node.end_col_offset) == end)
 
 
 _BLOCKS = {
@@ -296,12 +284,19 @@ def _manager(frame: FrameType, unit: Unit, node: ast.With, number: int) -> tuple
     known = MANAGERS.get((id(frame), site(unit.name, key_of(node)), number))
     if known is None:
         raise NotResumable(f"the context manager of line {node.lineno} is not known")
-    kind = type(known.manager)
+    return known.manager, _enter_again(known.manager, node.lineno)
+
+
+def _enter_again(manager: Any, line: int) -> bool:
+    """Tell whether a manager is entered again on the way back; NotResumable if that is not known."""
+    kind = type(manager)
     if kind.__module__ == "contextlib" and kind.__name__.endswith("_GeneratorContextManager"):
-        raise NotResumable(f"the context manager of line {node.lineno} is a generator, whose place can't be saved")
-    package = kind.__module__.partition(".")[0]
-    enter_again = package not in (*_HELD, "__main__", "warnings", "sqlite3")
-    return known.manager, enter_again
+        raise NotResumable(f"the context manager of line {line} is a generator, whose place can't be saved")
+    if kind.__module__ in _AGAIN or kind.__module__.endswith(".autocast_mode"):
+        return True
+    if kind.__module__.partition(".")[0] in _KEPT and kind.__name__ not in _UNKNOWN:
+        return False
+    raise NotResumable(f"what the {kind.__module__}.{kind.__name__} of line {line} did to the process is not known")
 
 
 def _variables(frame: FrameType, unit: Unit, function: ast.FunctionDef, result: str) -> dict[str, Any]:

@@ -24,6 +24,8 @@ from ciuic_jupyter.resume.rewrite import (
     call,
     key_of,
     patch,
+    path_to,
+    steps,
 )
 
 _FIRST = "__ciuic_first__"
@@ -56,7 +58,7 @@ class Frame:
         iterator = iterators.thaw(self._recorded["loops"][key])
         if not inside:
             self._way.arrived()
-        return runtime.site(self._recorded["unit"], key).resumed(iterator, inside=inside)
+        return runtime.site(self._recorded["unit"], key).turns(iterator, inside=inside)
 
     def arrive(self) -> bool:
         """Go on with the `while` at the bottom."""
@@ -191,17 +193,11 @@ class Specialiser(Rewriter):
         self._recorded = recorded
         self._frame = f"{FRAME}{number}"
         kind, where = recorded["target"]
-        path = _find_path(scope, kind, where)
+        path = path_to(scope, lambda node: _is_at(node, kind, where))
         if not path:
             raise LookupError(f"the place {where} is not in the code")
         self._target = path[-1]
-        self._steps: dict[int, tuple[str, ast.AST]] = {}
-        parent = scope
-        for child in path:
-            for field, value in ast.iter_fields(parent):
-                if value is child or (isinstance(value, list) and any(one is child for one in value)):
-                    self._steps[id(parent)] = (field, child)
-            parent = child
+        self._steps = {id(parent): (field, child) for parent, field, child in steps(scope, path)}
 
     def module(self) -> ast.Module:
         """Return the cell from the statement under way on."""
@@ -382,17 +378,7 @@ def _no_type_parameters(node: ast.AST) -> None:
         node.type_params = []  # type: ignore[attr-defined]
 
 
-def _find_path(scope: ast.AST, kind: str, where: Any) -> tuple[ast.AST, ...]:
-    def wanted(node: ast.AST) -> bool:
-        if kind == "loop":
-            return isinstance(node, ast.For | ast.While) and key_of(node) == where
-        return isinstance(node, ast.Call) and (node.end_lineno, node.end_col_offset) == tuple(where)
-
-    for child in ast.iter_child_nodes(scope):
-        if wanted(child):
-            return (child,)
-        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
-            below = _find_path(child, kind, where)
-            if below:
-                return (child, *below)
-    return ()
+def _is_at(node: ast.AST, kind: str, where: Any) -> bool:
+    if kind == "loop":
+        return isinstance(node, ast.For | ast.While) and key_of(node) == where
+    return isinstance(node, ast.Call) and (node.end_lineno, node.end_col_offset) == tuple(where)

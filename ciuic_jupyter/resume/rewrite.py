@@ -23,6 +23,7 @@ SITE = "\0ciuic site "
 FRAME = "\0ciuic frame "
 CELLS = "__ciuic_cells__"
 
+_LOOKS = frozenset({"locals", "vars", "dir", "eval", "exec"})
 _Node = TypeVar("_Node", bound=ast.AST)
 _Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
@@ -119,6 +120,28 @@ def has_boundary(tree: ast.AST) -> bool:
     return any(isinstance(node, ast.For | ast.While) for node in _own(tree))
 
 
+def path_to(scope: ast.AST, wanted: Callable[[ast.AST], bool]) -> tuple[ast.AST, ...]:
+    """Return the nodes below `scope` down to the first that is wanted; none in functions and classes inside."""
+    for child in ast.iter_child_nodes(scope):
+        if wanted(child):
+            return (child,)
+        if not isinstance(child, _SCOPES):
+            below = path_to(child, wanted)
+            if below:
+                return (child, *below)
+    return ()
+
+
+def steps(scope: ast.AST, path: Sequence[ast.AST]) -> Iterator[tuple[ast.AST, str, ast.AST]]:
+    """Yield (parent, the field of it the child is in, child) from `scope` down `path`."""
+    parent = scope
+    for child in path:
+        for field, value in ast.iter_fields(parent):
+            if value is child or (isinstance(value, list) and any(one is child for one in value)):
+                yield parent, field, child
+        parent = child
+
+
 # small trees, at the place of the node they stand for
 
 
@@ -199,8 +222,8 @@ class Rewriter(ast.NodeTransformer):
 
     def reach_cells(self, node: ast.FunctionDef, names: Sequence[str]) -> None:
         """Let a frame of the function show its cells, those of the variables `names`."""
-        if not names:
-            return
+        if not names or any(isinstance(one, ast.Name) and one.id in _LOOKS for one in _own(node)):
+            return  # nobody shares, or the function looks at its own variables and must not find ours
         elements: list[ast.expr] = [ast.Name(id=name, ctx=ast.Load()) for name in names]
         nothing = ast.arguments(posonlyargs=[], args=[], kwonlyargs=[], kw_defaults=[], defaults=[])
         shown = ast.Lambda(args=nothing, body=ast.Tuple(elts=elements, ctx=ast.Load()))

@@ -40,26 +40,14 @@ class Site:
         return f"<hook of line {self.key.partition(':')[0]}>"
 
     def loop(self, iterable: Iterable[Any]) -> Generator[Any, None, None]:
-        """Yield what `iterable` has, with a boundary before each item."""
-        key = (id(sys._getframe(1)), self)
+        """Return what yields the items of `iterable`, with a boundary before each."""
         iterator: Iterator[Any] = iter(iterable)
         if type(iterator) is io.TextIOWrapper:  # a file under iteration does not tell its position
             iterator = iter(iterator.readline, "")
-        del iterable
-        LOOPS[key] = iterator
-        try:
-            if not Site.calm:
-                _boundary(self)
-            for item in iterator:
-                yield item
-                if not Site.calm:
-                    _boundary(self)
-        finally:
-            if LOOPS.get(key) is iterator:
-                del LOOPS[key]
+        return self.turns(iterator, inside=False)
 
-    def resumed(self, iterator: Iterator[Any], *, inside: bool) -> Generator[Any, None, None]:
-        """Go on with a loop; `inside` its body, where something else goes on first, with an item nobody reads."""
+    def turns(self, iterator: Iterator[Any], *, inside: bool) -> Generator[Any, None, None]:
+        """Yield what is left; `inside` the body, where something else goes on first, with an item nobody reads."""
         key = (id(sys._getframe(1)), self)
         LOOPS[key] = iterator
         try:

@@ -249,6 +249,20 @@ g = glob()
 """
 
 
+VIEWS = """
+d = {"a": 1, "b": 2, "c": 3}
+for k, v in d.items():
+    print(k, v)
+    d["c"] += v
+for n, v in enumerate(d.values()):
+    print(n, v)
+    d["b"] = 7 + n
+for k, v in reversed(d.items()):
+    print(k, v)
+    d["a"] = 50
+"""
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path / "store"
@@ -294,6 +308,10 @@ def test_every_boundary_under_progress_bars(folder: Path) -> None:
     assert check([BARS], folder) == 11
 
 
+def test_every_boundary_over_a_dict_whose_later_values_change(folder: Path) -> None:
+    assert check([VIEWS], folder) == 12
+
+
 def test_every_boundary_where_functions_share_variables(folder: Path) -> None:
     assert check([CELLS], folder) == 19
 
@@ -333,6 +351,16 @@ def test_ten_pauses_one_after_the_other(folder: Path) -> None:
         ("def g():\n    for i in range(2): pass\n    yield 1\nx = next(g())", ""),
         ("def h():\n    for i in range(2): pass\ndef g():\n    h()\n    yield 1\nx = next(g())", "generator"),
         ("fs = [lambda: h()]\ndef h():\n    for i in range(2): pass\nfs[0]()", "lambda"),
+        (
+            "import itertools\nd = {1: 2}\nfor k, v in itertools.chain(d.items()):\n    pass",
+            "later values would not be seen",
+        ),
+        ("import contextlib\nwith contextlib.ExitStack():\n    for i in range(2): pass", "is not known"),
+        ("import decimal\nwith decimal.localcontext():\n    for i in range(2): pass", "is not known"),
+        (
+            "def f(p):\n    g = lambda: p\n    n = len(locals())\n    for i in range(2): pass\n    return n\nx = f(1)",
+            "can't be reached",
+        ),
         ("def h():\n    for i in range(2): pass\nfs = [h]\nfs[0]()", "through something else"),
     ],
 )
