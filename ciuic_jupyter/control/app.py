@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ciuic_jupyter.control import stored
 from ciuic_jupyter.control.daemon import VERSION, proof
 from ciuic_jupyter.control.plane import Plane
 from ciuic_jupyter.control.runner import Runner
@@ -205,6 +206,7 @@ class Routes:
             ("GET", "/sessions/{name}/names", self.names),
             ("PUT", "/sessions/{name}/variables", self.push),
             ("GET", "/sessions/{name}/variables", self.pull),
+            ("GET", "/sessions/{name}/checkpoint", self.checkpoint),
             ("GET", "/sessions/{name}/receipts", self.receipts),
             ("GET", "/sessions/{name}/cost", self.cost),
         ]
@@ -310,9 +312,16 @@ class Routes:
         return JSONResponse({})
 
     async def names(self, name: str) -> JSONResponse:
-        """The kernel's variables: name -> type."""
-        reply = await self._plane.runner(name).ask("names")
+        """The kernel's variables, or the saved ones where there is no kernel: name -> type."""
+        runner = self._plane.runner(name)
+        if stored.loads_here(runner):
+            return JSONResponse({"names": await stored.kinds(runner)})
+        reply = await runner.ask("names")
         return JSONResponse({"names": reply["names"]})
+
+    async def checkpoint(self, name: str) -> JSONResponse:
+        """What the newest checkpoint holds; no machine is started."""
+        return JSONResponse(await stored.show(self._plane.runner(name)))
 
     async def push(self, name: str, request: Request, names: str = "") -> JSONResponse:
         """Variables into the kernel: the body goes through as it comes."""
@@ -325,9 +334,14 @@ class Routes:
         return JSONResponse({key: value for key, value in reply.items() if key not in ("type", "id", "ok", "buffers")})
 
     async def pull(self, name: str, names: Annotated[str, Query(max_length=100_000)]) -> StreamingResponse:
-        """Variables out of the kernel, as a stream."""
-        link = await self._plane.runner(name).ready_link()
-        reply = await link.request("pull", names=[part for part in names.split(",") if part])
+        """Variables out of the kernel, or out of the checkpoint where there is no kernel, as a stream."""
+        runner, wanted = self._plane.runner(name), [part for part in names.split(",") if part]
+        if stored.loads_here(runner):
+            length, pieces = await stored.pull(runner, wanted)
+            size = {"Content-Length": str(length)}
+            return StreamingResponse(pieces, media_type="application/octet-stream", headers=size)
+        link = await runner.ready_link()
+        reply = await link.request("pull", names=wanted)
         size = {"Content-Length": str(reply["size"])}
         return StreamingResponse(link.download(reply["blob"]), media_type="application/octet-stream", headers=size)
 

@@ -198,6 +198,32 @@ def cost(name: Annotated[str | None, typer.Argument(help="a session; all of them
 
 
 @app.command()
+def show(name: Name) -> None:
+    """List what a session's newest checkpoint holds; no machine is started."""
+    with _plainly():
+        saved = _client().checkpoint(name)
+        at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(saved["at"]))
+        held = f"; in the middle of a cell, {saved['run']['where'] or 'at a loop'}" if saved["run"] else ""
+        size = _bytes(saved["bytes"])
+        typer.echo(f"{name}: checkpoint {saved['seq']} of {at}, Python {saved['python']}, {size}{held}")
+        lost = {line["path"] for line in saved["placeholders"]}
+        rows = [
+            [v["name"], v["type"], "not saved" if v["name"] in lost else _bytes(v["bytes"])] for v in saved["variables"]
+        ]
+        if rows:
+            _table([["VARIABLE", "TYPE", "SIZE"], *rows])
+        for line in saved["placeholders"]:
+            typer.echo(f"not saved: {line['path']}: {line['reason']}")
+
+
+def _bytes(count: int | None) -> str:
+    if count is None:
+        return "?"
+    unit, size = next(((u, s) for u, s in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)) if count >= s), ("B", 1))
+    return f"{count / size:.1f} {unit}" if size > 1 else f"{count} B"
+
+
+@app.command()
 def doctor() -> None:
     """Check this machine: versions, GPU, disk, modes of private folders, the control plane; say what to do."""
     with _plainly():

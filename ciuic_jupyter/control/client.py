@@ -210,8 +210,12 @@ class PlaneClient:
         return dict(self._json("POST", self._session(name, "/input"), json={"run": run, "value": value}))
 
     def names(self, name: str) -> dict[str, str]:
-        """Return the variables of the kernel: name -> type."""
+        """Return the variables of the kernel, or the saved ones of a paused session: name -> type."""
         return dict(self._json("GET", self._session(name, "/names"))["names"])
+
+    def checkpoint(self, name: str) -> View:
+        """Return what a session's newest checkpoint holds: variables, types, bytes, what was not saved."""
+        return dict(self._json("GET", self._session(name, "/checkpoint"), timeout=_LONG))
 
     def push(self, name: str, parts: Iterable[bytes | bytearray | memoryview], names: Sequence[str] = ()) -> View:
         """Send a stream made by `kernels.variables` into the kernel's namespace."""
@@ -220,7 +224,7 @@ class PlaneClient:
         return dict(self._json("PUT", path, data=_pieces(parts), params=query, timeout=_LONG))
 
     def pull(self, name: str, names: Sequence[str]) -> Any:
-        """Return a binary file of the named variables, for `kernels.variables`."""
+        """Return a binary file of the named variables, for `kernels.variables`; a paused session stays paused."""
         path = self._session(name, "/variables")
         answer = self._call("GET", path, params={"names": ",".join(names)}, stream=True, timeout=_LONG)
         return answer.raw
