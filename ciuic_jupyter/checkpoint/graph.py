@@ -80,17 +80,18 @@ class Graph(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no ty
 
     def __init__(self, namespace: dict[str, Any], plan: Plan) -> None:
         self.stream = _Stream()
-        super().__init__(self.stream, protocol=5, buffer_callback=self._keep_buffer)
+        self.buffers: list[memoryview] = []
+        self.loose: list[int] = []  # those that pickle itself asks for, in its order
+        self._kept: list[object] = []
+        keep = _keeper(self.buffers, self.loose, self._kept)
+        super().__init__(self.stream, protocol=5, buffer_callback=keep)
         self.namespace = namespace
         self.plan = plan
         self.memory = arrays.Memory(plan.roots)
-        self.buffers: list[memoryview] = []
-        self.loose: list[int] = []  # those that pickle itself asks for, in its order
         self.report: list[dict[str, str]] = []
         self.packages: set[str] = set()
         self.sources: set[str] = set()
         self.hashed: list[Any] = []  # objects with a __hash__ of the notebook's
-        self._kept: list[object] = []
         self._storages: dict[int, tensors.Storage] = {}
         self._handlers: dict[int, Handler] = {}
         self._named = singletons.table()
@@ -252,13 +253,20 @@ class Graph(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no ty
         self.uses(module_name)
         return name
 
-    def _keep_buffer(self, buffer: pickle.PickleBuffer) -> bool:
+
+def _keeper(buffers: list[memoryview], loose: list[int], kept: list[object]) -> Callable[[pickle.PickleBuffer], bool]:
+    """Return what takes large buffers out of band; it does not know the walk, which goes as soon as it is done with."""
+
+    def keep(buffer: pickle.PickleBuffer) -> bool:
         view = buffer.raw()
         if view.nbytes < arrays.SMALL:
             return True
-        self.loose.append(self.buffer(view))
-        self._kept.append(buffer)
+        buffers.append(view)
+        loose.append(len(buffers) - 1)
+        kept.append(buffer)
         return False
+
+    return keep
 
 
 def _answers_all(kind: type) -> bool:
