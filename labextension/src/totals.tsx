@@ -1,0 +1,86 @@
+/** What all sessions cost: now, today and this month, against the same hours always on. */
+
+import React from 'react';
+
+import { money, percent, price } from './format';
+import { BudgetBar, Scene, Ticking } from './parts';
+import { Total } from './types';
+
+export function Totals({ scene, total }: { scene: Scene; total: Total }): JSX.Element {
+  const { trans, locale, model } = scene;
+  const grown = (now: number) => (total.rate_nano_per_hour * Math.max(0, now - total.as_of)) / 3600;
+  const none = total.rate_nano_per_hour === 0;
+  return (
+    <section className="ciuic-totals" aria-label={trans.__('Totals')}>
+      <div className={`ciuic-rate${none ? '' : ' ciuic-flows'}`}>
+        <span className="ciuic-big">
+          {trans.__('%1/h', price(total.rate_nano_per_hour, total.currency, locale))}
+        </span>
+        <span className="ciuic-sub">
+          {none ? trans.__('nothing is billed for compute now') : trans.__('billed now')}
+        </span>
+      </div>
+      <dl>
+        <Period
+          scene={scene}
+          total={total}
+          label={trans.__('Today')}
+          spent={now => total.today_nano + grown(now)}
+          always={total.today_always_on_nano}
+        />
+        <Period
+          scene={scene}
+          total={total}
+          label={trans.__('This month')}
+          spent={now => total.month_nano + grown(now)}
+          always={total.month_always_on_nano}
+        />
+      </dl>
+      {total.budget_nano ? (
+        <BudgetBar
+          scene={scene}
+          spent={() => total.month_nano + grown(model.clock.now())}
+          budget={total.budget_nano}
+          currency={total.currency}
+        />
+      ) : null}
+    </section>
+  );
+}
+
+interface PeriodProps {
+  scene: Scene;
+  total: Total;
+  label: string;
+  spent: (now: number) => number;
+  always: number;
+}
+
+function Period({ scene, total, label, spent, always }: PeriodProps): JSX.Element {
+  const { trans, locale, model } = scene;
+  const less = (now: number) => Math.max(0, 1 - spent(now) / always);
+  const full = money(always, total.currency, locale, 2);
+  return (
+    <div>
+      <dt>{label}</dt>
+      <dd>
+        <Ticking
+          model={model}
+          className="ciuic-amount2"
+          text={now => money(spent(now), total.currency, locale)}
+        />
+        {always > 0 && (
+          <span
+            className="ciuic-sub"
+            title={trans.__('What the same machines would have cost if never let go')}
+          >
+            <Ticking
+              model={model}
+              text={now => trans.__('%1 less than %2 always on', percent(less(now), locale), full)}
+            />
+          </span>
+        )}
+      </dd>
+    </div>
+  );
+}

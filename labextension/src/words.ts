@@ -1,0 +1,145 @@
+/** States and steps in words. */
+
+import { TranslationBundle } from '@jupyterlab/translation';
+
+import { clock, money, moment, percent, span } from './format';
+import { Run, Session } from './types';
+
+/** How to write: the language of words, and the locale of numbers and times. */
+export interface Tongue {
+  trans: TranslationBundle;
+  locale: string;
+}
+
+export type Tone = 'on' | 'off' | 'mid' | 'bad';
+
+export function toneOf(session: Session): Tone {
+  switch (session.state) {
+    case 'running':
+      return session.pause_pending ? 'mid' : 'on';
+    case 'paused':
+    case 'closed':
+      return 'off';
+    case 'failed':
+      return 'bad';
+    default:
+      return 'mid';
+  }
+}
+
+/** Return a session's state: `Running`, `Pausing at the next loop turn`, `Saving 40%`. */
+export function stateText(session: Session, { trans, locale }: Tongue): string {
+  const step = stepText(session, { trans, locale });
+  if (step) {
+    return step;
+  }
+  const names: Record<string, string> = {
+    requested: trans.__('Requesting a machine'),
+    starting: trans.__('Starting'),
+    running: session.busy ? trans.__('Cell running') : trans.__('Ready'),
+    saving: trans.__('Saving'),
+    stopping: trans.__('Releasing'),
+    paused: trans.__('Paused'),
+    failed: trans.__('Failed'),
+    closed: trans.__('Closed')
+  };
+  return names[session.state] ?? session.state;
+}
+
+/** Return what is under way of a pause: `Saving 40%`, `Verifying`, `Releasing`; nothing when none is. */
+export function stepText(session: Session, { trans, locale }: Tongue): string {
+  if (session.state === 'running' && session.pause_pending) {
+    return session.busy ? trans.__('Pausing at the next loop turn') : trans.__('Pausing');
+  }
+  if (session.state !== 'saving' && session.state !== 'stopping') {
+    return '';
+  }
+  const progress = session.progress;
+  switch (progress?.step) {
+    case 'saving':
+      return typeof progress.fraction === 'number'
+        ? trans.__('Saving %1', percent(progress.fraction, locale))
+        : trans.__('Saving');
+    case 'verifying':
+      return trans.__('Verifying');
+    case 'releasing':
+      return trans.__('Releasing');
+    default:
+      return session.state === 'saving' ? trans.__('Saving') : trans.__('Releasing');
+  }
+}
+
+/** Return when billing stopped and what that machine had cost: `stopped at 12:03:07, $0.0132`. */
+export function stoppedText(session: Session, now: number, { trans, locale }: Tongue): string {
+  const { stopped_at: at, last_cost_nano: cost } = session.progress ?? {};
+  if (typeof at !== 'number' || session.state !== 'paused') {
+    return '';
+  }
+  const when = moment(at, now, locale);
+  return typeof cost === 'number'
+    ? trans.__('stopped at %1, %2', when, money(cost, session.currency, locale))
+    : trans.__('stopped at %1', when);
+}
+
+/** Return what goes on, or is about to: the run's time, the idle countdown with its reason, what is saved. */
+export function lineText(session: Session, now: number, tongue: Tongue): string {
+  const { trans, locale } = tongue;
+  if (session.state === 'running') {
+    return session.busy ? runText(session, now, tongue) : idleText(session, now, tongue);
+  }
+  const saved = session.checkpoint;
+  if (session.state === 'paused' || session.state === 'closed' || session.state === 'failed') {
+    const stopped = stoppedText(session, now, tongue);
+    const where = session.suspended?.where ? trans.__('paused at %1', session.suspended.where) : '';
+    const size = saved ? trans.__('%1 saved', sizeText(saved.bytes, locale)) : '';
+    return [stopped, where, size].filter(Boolean).join(' · ');
+  }
+  return '';
+}
+
+function sizeText(count: number, locale: string): string {
+  const [size, unit] = count >= 1e9 ? [1e9, 'GB'] : count >= 1e6 ? [1e6, 'MB'] : [1e3, 'kB'];
+  return `${(count / size).toLocaleString(locale, { maximumFractionDigits: 1 })} ${unit}`;
+}
+
+function runText(session: Session, now: number, { trans, locale }: Tongue): string {
+  const parts: string[] = [];
+  if (typeof session.run_started_at === 'number') {
+    parts.push(trans.__('for %1', clock(now - session.run_started_at)));
+  }
+  if (typeof session.forecast?.ends_at === 'number') {
+    parts.push(trans.__('about %1 left', span(session.forecast.ends_at - now, locale)));
+  }
+  if (session.queued) {
+    parts.push(trans.__('%1 more waiting', session.queued));
+  }
+  return parts.join(' · ');
+}
+
+function idleText(session: Session, now: number, { trans, locale }: Tongue): string {
+  if (typeof session.kept_until === 'number' && session.kept_until > now) {
+    return trans.__('Kept until %1', moment(session.kept_until, now, locale));
+  }
+  const release = session.idle?.release_at;
+  return typeof release === 'number'
+    ? trans.__('Idle; saved and released in %1', clock(release - now))
+    : trans.__('No release foreseen');
+}
+
+/** Return why a session that runs no cell is kept or let go. */
+export function reasonText(session: Session): string {
+  return session.state === 'running' && !session.busy ? (session.idle?.reason ?? '') : '';
+}
+
+/** Return the newest run of each cell. */
+export function newestRuns(runs: readonly Run[]): Map<string, Run> {
+  const found = new Map<string, Run>();
+  const at = (run: Run) => run.started_at ?? Infinity;
+  for (const run of runs) {
+    const known = run.cell_id === null ? undefined : found.get(run.cell_id);
+    if (run.cell_id !== null && (known === undefined || at(run) >= at(known))) {
+      found.set(run.cell_id, run);
+    }
+  }
+  return found;
+}
