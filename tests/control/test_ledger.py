@@ -114,7 +114,7 @@ async def test_floats_that_are_no_numbers_never_get_in(tmp_path: Path) -> None:
 
 
 WRITER = """
-import asyncio, sys
+import asyncio, os, sys
 from pathlib import Path
 from ciuic_jupyter.control.clock import Clock
 from ciuic_jupyter.control.ledger import Ledger, Row
@@ -130,24 +130,33 @@ async def main():
         await asyncio.gather(*(one(n + i) for i in range(7)))
         n += 7
 
-asyncio.run(main())
+for _ in sys.stdin:  # a process for each life, from one that has imported everything and has one thread
+    pid = os.fork()
+    if not pid:
+        print("pid", os.getpid(), flush=True)
+        asyncio.run(main())
+    os.waitpid(pid, 0)
+    print("ended", flush=True)
 """
 
 
 @pytest.mark.crash
 def test_no_acknowledged_row_is_lost_over_a_hundred_kills(tmp_path: Path) -> None:
     path, acked, chance = tmp_path / "ledger.db", set(), random.Random(5)
-    for _ in range(100):
-        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE)
-        assert writer.stdout is not None
-        wanted = chance.randrange(1, 120)
-        for line in writer.stdout:
-            acked.add(int(line))
-            wanted -= 1
-            if wanted == 0:
-                os.kill(writer.pid, signal.SIGKILL)
-        writer.wait()
-        writer.stdout.close()
+    command = [sys.executable, "-c", WRITER, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writers:
+        assert writers.stdin is not None and writers.stdout is not None
+        for _ in range(100):
+            writers.stdin.write("go\n")
+            writers.stdin.flush()
+            pid, wanted = int(writers.stdout.readline().removeprefix("pid ")), chance.randrange(1, 120)
+            while (line := writers.stdout.readline()) != "ended\n":
+                assert line, "the writer failed"
+                acked.add(int(line))
+                wanted -= 1
+                if wanted == 0:
+                    os.kill(pid, signal.SIGKILL)
+        writers.stdin.close()
     found = [int(str(body["n"])) for body in bodies(path)]
     assert acked <= set(found)
     assert len(found) == len(set(found))

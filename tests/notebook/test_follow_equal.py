@@ -75,7 +75,7 @@ _NUMBERS = [
     (re.compile(r"\b[0-9a-f]{32}\b"), "<id>"),
     (re.compile(r"ipykernel_\d+/\d+\.py"), "<cell file>"),
     (re.compile(r"\(\d+\.py, line"), "(<cell file>, line"),
-    (re.compile(r"\d+(\.\d+)? ([mnµμ]?s)\b"), "<time>"),
+    (re.compile(r"\d+(\.\d+)?(e\+\d+)? ([mnµμ]?s)\b"), "<time>"),
     (re.compile(r"In\[\d+\]"), "In[n]"),
     (re.compile(r"0x[0-9a-f]+"), "<address>"),
     (re.compile(r"interactiveshell\.py:\d+"), "interactiveshell.py"),
