@@ -8,6 +8,16 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "load_ipython_extension", "unload_ipython_extension"]
 
 
+def _jupyter_labextension_paths() -> list[dict[str, str]]:
+    """Say where the panel's built files are; asked by `jupyter labextension develop`."""
+    return [{"src": "labextension", "dest": "ciuic-jupyter"}]
+
+
+def _jupyter_server_extension_points() -> list[dict[str, str]]:
+    """Say what extends Jupyter Server; asked by it when it starts."""
+    return [{"module": "ciuic_jupyter.server"}]
+
+
 def load_ipython_extension(shell: Any) -> None:
     """Register the magics; called by `%load_ext ciuic_jupyter`."""
     from ciuic_jupyter.notebook import magics  # noqa: PLC0415  (the front door stays light)

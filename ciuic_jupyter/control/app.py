@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ciuic_jupyter.control import stored
 from ciuic_jupyter.control.daemon import VERSION, proof
+from ciuic_jupyter.control.panel_routes import PanelRoutes
 from ciuic_jupyter.control.plane import Plane
 from ciuic_jupyter.control.runner import Runner
 from ciuic_jupyter.core.session import State
@@ -405,6 +406,7 @@ def make_app(plane: Plane, token: str, port: int) -> ASGIApp:
     """Return the ASGI application of a plane that listens on `port`."""
     app = FastAPI(title="ciuic control plane", version=VERSION, docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(Routes(plane, token).router)
+    app.include_router(PanelRoutes(plane).router)
     app.add_exception_handler(CiuicError, _on_ciuic_error)
     app.add_exception_handler(RequestValidationError, _on_bad_input)
     app.add_exception_handler(HTTPException, _on_refusal)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import requests
+from websockets.asyncio.client import connect as connect_here
 from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.sync.client import connect
 
@@ -20,6 +23,7 @@ _CONNECT_SECONDS = 5.0
 _QUICK = 30.0  # seconds a call may take that waits for nothing but the plane
 _LONG = 3600.0  # seconds a call may take that waits for a cell to end or a machine to go
 _PIECE = 4 << 20
+_SILENT = 25.0  # seconds without a word of a watched plane, which says something each 10 s
 
 View = dict[str, Any]
 
@@ -110,9 +114,15 @@ class PlaneClient:
         found = daemon.find(settings or Settings())
         return cls(*found) if found is not None else None
 
-    def _call(self, method: str, path: str, *, timeout: float = _QUICK, **options: Any) -> requests.Response:
+    def _call(self, method: str, path: str, **options: Any) -> requests.Response:
+        answer = self._answer(method, path, **options)
+        if answer.status_code >= 400:
+            _raise(answer)
+        return answer
+
+    def _answer(self, method: str, path: str, *, timeout: float = _QUICK, **options: Any) -> requests.Response:
         try:
-            answer = self._http.request(
+            return self._http.request(
                 method, f"{self.url}/v1{path}", timeout=(_CONNECT_SECONDS, timeout), allow_redirects=False, **options
             )
         except requests.RequestException as error:
@@ -120,9 +130,11 @@ class PlaneClient:
                 f"the control plane at {self.url} does not answer ({type(error).__name__}); "
                 "runs and machines go on: `ciuic status` tells, `ciuic serve` starts it"
             ) from error
-        if answer.status_code >= 400:
-            _raise(answer)
-        return answer
+
+    def relay(self, method: str, path: str, **options: Any) -> tuple[int, bytes]:
+        """Pass a call on and return the plane's own status and JSON; `path` is below /v1 and quoted."""
+        answer = self._answer(method, path, **options)
+        return answer.status_code, answer.content
 
     def _json(self, method: str, path: str, **options: Any) -> Any:
         return self._call(method, path, **options).json()
@@ -241,12 +253,35 @@ class PlaneClient:
         """End the plane; machines and runs go on until it is started again."""
         return dict(self._json("POST", "/shutdown"))
 
-    def stream(self, name: str, after: int = 0) -> Stream:
-        """Open the session's events after `after`."""
+    def _socket(self, path: str) -> str:
         parts = urlsplit(self.url)
         scheme = "wss" if parts.scheme == "https" else "ws"
-        path = f"{parts.path}/v1{self._session(name, '/stream')}"
-        return Stream(f"{scheme}://{parts.netloc}{path}?after={after}", self._token)
+        return f"{scheme}://{parts.netloc}{parts.path}/v1{path}"
+
+    def stream(self, name: str, after: int = 0) -> Stream:
+        """Open the session's events after `after`."""
+        return Stream(f"{self._socket(self._session(name, '/stream'))}?after={after}", self._token)
+
+    async def watch(self) -> AsyncGenerator[View, None]:
+        """Yield a snapshot of the plane, then what changes; PlaneUnavailable when the line breaks or goes silent."""
+        headers = {"Authorization": f"Bearer {self._token}"}
+        try:
+            async with connect_here(
+                self._socket("/watch"),
+                additional_headers=headers,
+                open_timeout=_CONNECT_SECONDS,
+                max_size=MAX_FRAME,
+                compression=None,
+                close_timeout=1,
+                proxy=None,
+            ) as socket:
+                while True:
+                    async with asyncio.timeout(_SILENT):
+                        message = await socket.recv()
+                    yield json.loads(message)
+        except (OSError, WebSocketException, TimeoutError) as error:
+            text = f"the line to the control plane broke ({type(error).__name__}: {error}); it is opened again"
+            raise PlaneUnavailable(text) from error
 
 
 def _raise(answer: requests.Response) -> None:

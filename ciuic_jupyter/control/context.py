@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ciuic_jupyter.control.clock import Clock
 from ciuic_jupyter.control.ledger import Ledger
@@ -18,6 +18,16 @@ from ciuic_jupyter.providers.base import Intent, Offer, Provider
 from ciuic_jupyter.settings import Settings, private_directory
 
 _RECENT = 5  # saves and restores that the estimate of the next one rests on
+
+
+class Watched(Protocol):
+    """Who is told that a session changed; every method returns at once."""
+
+    def changed(self, name: str, *, soon: bool = False) -> None:
+        """Its view is another now."""
+
+    def sampled(self, name: str, busy: bool) -> None:
+        """There is new usage of its machine."""
 
 
 @dataclass
@@ -31,6 +41,7 @@ class Context:
     providers: Mapping[str, Provider]
     owner: str  # the tag of our machines
     key: bytes  # signs checkpoints
+    watched: Watched | None = None
 
     def now_ms(self) -> int:
         """Return unix milliseconds."""

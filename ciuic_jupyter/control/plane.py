@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ciuic_jupyter.control import views
+from ciuic_jupyter.control.board import Board
 from ciuic_jupyter.control.clock import Clock
 from ciuic_jupyter.control.context import Context
 from ciuic_jupyter.control.daemon import secret
@@ -60,6 +61,7 @@ class Plane:
             key=bytes.fromhex(secret(state / "key")),
         )
         self.runners: dict[str, Runner] = {}
+        self.board = self.context.watched = Board(self)
         self.on_shutdown: Callable[[], None] = lambda: None
         self.asked_to_end = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -78,7 +80,8 @@ class Plane:
             except CiuicError as error:  # it is told, and keeps no other session waiting
                 _log.exception("session %s could not be taken up", runner.book.name)
                 runner.message = f"could not be taken up: {error}"
-        self._tasks = [asyncio.create_task(work()) for work in (self._tick_for_ever, self._reconcile_for_ever)]
+        works = (self._tick_for_ever, self._reconcile_for_ever, self.board.work)
+        self._tasks = [asyncio.create_task(work()) for work in works]
 
     def shut_down(self) -> None:
         """Have whoever serves this plane end it; safe in a signal handler."""
@@ -87,6 +90,7 @@ class Plane:
 
     async def close(self) -> None:
         """Stop looking after things; machines and runs go on, and are found again at the next start."""
+        self.board.fanout.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

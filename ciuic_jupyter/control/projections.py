@@ -61,6 +61,11 @@ class Run:
     boundary: dict[str, Any] | None = None  # where it last stood suspended: `checkpoint`, `after` (an event), `where`
     seen_seq: int = 0  # events up to here were looked at when it was suspended
 
+    @property
+    def state(self) -> str:
+        """Its status in the words of panels: queued, running, suspended, done, error, aborted or died."""
+        return "done" if self.status == "ok" else self.status
+
     def view(self) -> dict[str, Any]:
         """Return it as JSON; times in unix seconds."""
         return {
@@ -138,7 +143,7 @@ class Book:
         """Return what keeping its checkpoints cost so far."""
         if self.storage_since_ms is None:
             return 0
-        return cost(self.storage_rate, max(0, self._end(now_ms) - self.storage_since_ms))
+        return cost(self.storage_rate, max(0, self.end_ms(now_ms) - self.storage_since_ms))
 
     def spent_nano(self, now_ms: int) -> int:
         """Return compute and storage together."""
@@ -153,13 +158,14 @@ class Book:
         if not self.segments:
             return 0
         lived = sum(segment.length_ms(now_ms) for segment in self.segments)
-        return max(0, self._end(now_ms) - self.segments[0].opened_ms - lived)
+        return max(0, self.end_ms(now_ms) - self.segments[0].opened_ms - lived)
 
     def unspent_nano(self, now_ms: int) -> int:
         """Return what the unbilled time would have cost at the latest price."""
         return cost(self.segments[-1].rate, self.unbilled_ms(now_ms)) if self.segments else 0
 
-    def _end(self, now_ms: int) -> int:
+    def end_ms(self, now_ms: int) -> int:
+        """Return when this life ended, the end of its last machine included; `now_ms` while it goes on."""
         last = self.segments[-1].closed_ms if self.segments else None
         return max(self.closed_ms, last or 0) if self.closed_ms is not None else now_ms
 

@@ -16,6 +16,7 @@ from ciuic_jupyter.control.holding import Hold
 from ciuic_jupyter.control.ledger import Row
 from ciuic_jupyter.control.link import AgentLink
 from ciuic_jupyter.control.machine import MachineHand
+from ciuic_jupyter.control.panel import UsageTrace
 from ciuic_jupyter.control.projections import Book, Run
 from ciuic_jupyter.control.retry import SaveRetry
 from ciuic_jupyter.control.runs import Runs
@@ -53,6 +54,8 @@ class Runner:
         self.step_text = ""
         self.message = ""
         self.usage: Header | None = None
+        self.trace = UsageTrace()
+        self.saved_share: float | None = None  # of a save under way, where the kernel tells
         self.cap = Cap(self)
         self.retry = SaveRetry(self)
         self.hold = Hold(self)
@@ -98,7 +101,7 @@ class Runner:
         elif command is Command.WAIT_QUIET:
             self.pause_pending = True
         elif command is Command.SAVE:
-            self.step_text = "saving"
+            self.step_text, self.saved_share = "saving", None
             self.retry.begun()
             self.spawn(self.hand.save())
         elif command is Command.STOP_MACHINE:
@@ -111,6 +114,7 @@ class Runner:
         self.step_text = ""
         self.pause_pending = False
         self.usage = None
+        self.trace.clear()
         self.cap.reset()
         self.hold.reset()
         self.watch.reset()
@@ -145,6 +149,8 @@ class Runner:
     def changed(self, *, soon: bool = False) -> None:
         """Tell viewers and waiters that something is different now; viewers may learn it a moment later if `soon`."""
         self.feed_viewers.status(soon=soon)
+        if self.context.watched is not None:
+            self.context.watched.changed(self.book.name, soon=soon)
         for waiter in self._waiters:
             waiter.set()
 
@@ -454,6 +460,9 @@ class Runner:
         """Usage of the machine and the witnesses of idleness."""
         self.usage = {key: value for key, value in header.items() if key not in ("type", "buffers")}
         self.watch.take(header, self.context.clock.boot())
+        self.trace.take(header, self.context.clock.boot())
+        if self.context.watched is not None:
+            self.context.watched.sampled(self.book.name, self.current is not None)
         if self.current is not None:
             self.feed_viewers.status(soon=True)  # meters draw the use of a machine while a cell runs, twice a second
 
