@@ -1,23 +1,20 @@
-"""Cells played in processes of their own: as they are, or saved at a boundary and gone on with in another process."""
+"""Cells played, as they are or saved at boundaries and gone on with; run in processes that `player` forks."""
 
 from __future__ import annotations
 
 import ast
 import contextlib
 import io
-import os
 import pickle
 import sys
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ciuic_jupyter.checkpoint.namespace import capture, restore
 from ciuic_jupyter.checkpoint.store import Store
 from ciuic_jupyter.resume.engine import Boundary, Engine
-
-Answer = dict[str, Any]
+from tests.resume.player import Answer, answer_and_die
 
 
 class Shell:
@@ -39,27 +36,6 @@ class Shell:
 class Compiler:
     def __call__(self, tree: ast.Module, name: str, mode: str) -> Any:
         return compile(tree, name, mode, dont_inherit=True)
-
-
-def in_child(work: Callable[[], Answer]) -> Answer:
-    """Return what `work` returns in a forked process."""
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if not pid:
-        try:
-            os.close(reading)
-            answer = work()
-        except BaseException:  # noqa: BLE001 - told in the parent
-            answer = {"error": traceback.format_exc()}
-        with os.fdopen(writing, "wb") as file:
-            pickle.dump(answer, file)
-        sys.stdout.flush()
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as file:
-        answer = pickle.load(file)
-    os.waitpid(pid, 0)
-    return answer
 
 
 def world() -> tuple[Engine, Shell]:
@@ -107,105 +83,79 @@ def finish(shell: Shell, printed: io.StringIO, **more: Any) -> Answer:
 
 
 def whole(cells: Sequence[str]) -> Answer:
-    """Play the cells; return what they leave, and how many boundaries the last one offered and skipped."""
-
-    def work() -> Answer:
-        engine, shell = world()
-        printed = io.StringIO()
-        offered: list[str] = []
-        with contextlib.redirect_stdout(printed):
-            for number, cell in enumerate(cells):
-                if number == len(cells) - 1:
-                    engine.serve = lambda boundary: offered.append(boundary.where)
-                    engine.ask()
-                shell.run(cell, f"<ipython-input-{number}-abc>")
-        engine.withdraw()
-        return finish(shell, printed, offered=offered, skipped=engine.skipped)
-
-    return in_child(work)
+    """Play the cells; return what they leave, and what boundaries the last one offered and skipped."""
+    engine, shell = world()
+    printed = io.StringIO()
+    offered: list[str] = []
+    with contextlib.redirect_stdout(printed):
+        for number, cell in enumerate(cells):
+            if number == len(cells) - 1:
+                engine.serve = lambda boundary: offered.append(boundary.where)
+                engine.ask()
+            shell.run(cell, f"<ipython-input-{number}-abc>")
+    engine.withdraw()
+    return finish(shell, printed, offered=offered, skipped=engine.skipped)
 
 
-class Paused(BaseException):
-    pass
+class _Saver:
+    """Serves boundaries: saves at each, or at one only, where the process answers and dies."""
+
+    def __init__(self, shell: Shell, engine: Engine, store: Path, printed: io.StringIO, at: int | None) -> None:
+        self._shell, self._engine, self._store, self._printed, self._at = shell, engine, store, printed, at
+        self.saved: list[Answer] = []
+        self._seen = 0
+        engine.serve = self.serve
+        engine.ask()
+
+    def serve(self, boundary: Boundary) -> None:
+        seen, self._seen = self._seen, self._seen + 1
+        if self._at is None:
+            self.saved.append(self._save(boundary))
+        elif seen == self._at:
+            self._engine.withdraw()
+            answer_and_die(self._save(boundary))
+
+    def _save(self, boundary: Boundary) -> Answer:
+        state = {"position": boundary.record(), "resume": self._engine.state()}
+        hidden = {name for name in self._shell.user_ns if name.startswith("__")}
+        body = capture(self._shell.user_ns, Store(self._store), hidden=hidden, state=state)
+        gone = [line for line in body["placeholders"] if line["path"].startswith("state['position']")]
+        return {
+            "printed": self._printed.getvalue(),
+            "where": boundary.where,
+            "gone": gone,
+            "body": pickle.dumps(body),
+        }
 
 
-def _pause_at(engine: Engine, shell: Shell, store: Path, at: int, printed: io.StringIO) -> Callable[[], Answer | None]:
-    seen = [0]
-    answer: list[Answer] = []
+def until(cells: Sequence[str], store: Path, at: int | None) -> Answer:
+    """Play the cells to boundary `at` of the last one, save there, and let the process die.
 
-    def serve(boundary: Boundary) -> None:
-        if seen[0] == at:
-            engine.withdraw()
-            state = {"position": boundary.record(), "resume": engine.state()}
-            hidden = {name for name in shell.user_ns if name.startswith("__")}
-            body = capture(shell.user_ns, Store(store), hidden=hidden, state=state)
-            gone = [line for line in body["placeholders"] if line["path"].startswith("state['position']")]
-            (store / "body").write_bytes(pickle.dumps(body))
-            answer.append({"printed": printed.getvalue(), "where": boundary.where, "gone": gone})
-            with os.fdopen(_answers[-1], "wb") as file:
-                pickle.dump(answer[0], file)
-            os._exit(0)
-        seen[0] += 1
-
-    engine.serve = serve
-    engine.ask()
-    return lambda: None
+    With None save at each boundary and go on: `saved` lists what dying there would have answered.
+    """
+    engine, shell = world()
+    printed = io.StringIO()
+    saver: _Saver | None = None
+    with contextlib.redirect_stdout(printed):
+        for number, cell in enumerate(cells):
+            if number == len(cells) - 1:
+                saver = _Saver(shell, engine, store, printed, at)
+            shell.run(cell, f"<ipython-input-{number}-abc>")
+    engine.withdraw()
+    assert saver is not None
+    return finish(shell, printed, saved=saver.saved)
 
 
-_answers: list[int] = []
-
-
-def in_child_until_pause(work: Callable[[], Answer]) -> Answer:
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if not pid:
-        os.close(reading)
-        _answers.append(writing)
-        try:
-            answer = work()
-        except BaseException:  # noqa: BLE001 - told in the parent
-            answer = {"error": traceback.format_exc()}
-        with os.fdopen(writing, "wb") as file:
-            pickle.dump(answer, file)
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as file:
-        answer = pickle.load(file)
-    os.waitpid(pid, 0)
-    return answer
-
-
-def until(cells: Sequence[str], store: Path, at: int) -> Answer:
-    """Play the cells to boundary `at` of the last one, save there, and let the process die."""
-
-    def work() -> Answer:
-        engine, shell = world()
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
-            for number, cell in enumerate(cells):
-                if number == len(cells) - 1:
-                    _pause_at(engine, shell, store, at, printed)
-                shell.run(cell, f"<ipython-input-{number}-abc>")
-        return finish(shell, printed)
-
-    return in_child_until_pause(work)
-
-
-def onward(cells: Sequence[str], store: Path, at: int | None = None) -> Answer:
+def onward(cells: Sequence[str], store: Path, body: bytes, at: int | None = None) -> Answer:
     """Go on from what is saved, to the end or to another boundary."""
-
-    def work() -> Answer:
-        engine, shell = world()
-        body = pickle.loads((store / "body").read_bytes())
-        restored = restore(body, Store(store), shell.user_ns)
-        assert restored.state is not None
-        engine.apply(restored.state["resume"])
-        engine.arm(restored.state["position"])
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
-            if at is not None:
-                _pause_at(engine, shell, store, at, printed)
-            shell.run(cells[-1], f"<ipython-input-{len(cells)}-def>")
-        return finish(shell, printed)
-
-    return in_child_until_pause(work)
+    engine, shell = world()
+    restored = restore(pickle.loads(body), Store(store), shell.user_ns)
+    assert restored.state is not None
+    engine.apply(restored.state["resume"])
+    engine.arm(restored.state["position"])
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        if at is not None:
+            _Saver(shell, engine, store, printed, at)
+        shell.run(cells[-1], f"<ipython-input-{len(cells)}-def>")
+    return finish(shell, printed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.resume import cells as play
+from tests.resume.player import Player, playing
 
 CELL = """
 import random; random.seed(1)
@@ -263,74 +263,95 @@ for k, v in reversed(d.items()):
 """
 
 
+@pytest.fixture(scope="module")
+def player() -> Iterator[Player]:
+    with playing() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def torch_player() -> Iterator[Player]:
+    pytest.importorskip("torch")
+    with playing("torch") as started:
+        yield started
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path / "store"
+def folder(tmp_path: Path) -> Path:
+    return tmp_path
 
 
-def check(cells: Sequence[str], store: Path) -> int:
-    """Pause at every boundary of the last cell; return how many there were."""
-    base = play.whole(cells)
-    assert "error" not in base, base["error"]
-    for at in range(len(base["offered"])):
-        shutil.rmtree(store, ignore_errors=True)
-        store.mkdir()
-        first = play.until(cells, store, at)
-        assert "error" not in first, first["error"]
+def check(player: Player, cells: Sequence[str], store: Path) -> int:
+    """Save at every boundary of the last cell and go on from each; return how many there were."""
+    base = player.play("whole", cells)
+    store = Path(tempfile.mkdtemp(dir=store))
+    saving = player.play("until", cells, store, None)
+    assert (saving["printed"], saving["names"]) == (base["printed"], base["names"])
+    assert [first["where"] for first in saving["saved"]] == base["offered"]
+    for at, first in enumerate(saving["saved"]):
         assert not first["gone"], first["gone"]
-        second = play.onward(cells, store)
-        assert "error" not in second, (at, first["where"], second["error"])
+        second = player.play("onward", cells, store, first["body"])
         assert first["printed"] + second["printed"] == base["printed"], (at, first["where"])
         assert second["names"] == base["names"], (at, first["where"])
     return len(base["offered"])
 
 
-def test_every_boundary_of_a_cell_with_nested_loops(folder: Path) -> None:
-    assert check([CELL], folder) == 35
+def test_every_boundary_of_a_cell_with_nested_loops(player: Player, folder: Path) -> None:
+    assert check(player, [CELL], folder) == 35
 
 
-def test_every_boundary_inside_functions_methods_closures_and_blocks(folder: Path) -> None:
-    assert check([EARLIER, LATER], folder) == 80
+def test_every_boundary_inside_functions_methods_closures_and_blocks(player: Player, folder: Path) -> None:
+    assert check(player, [EARLIER, LATER], folder) == 80
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_every_boundary_of_two_epochs_of_a_training(folder: Path, workers: int) -> None:
-    pytest.importorskip("torch").set_num_threads(1)
-    assert check([TORCH.replace("WORKERS", str(workers)), TRAINING], folder) == 25
+def test_every_boundary_of_two_epochs_of_a_training(torch_player: Player, folder: Path, workers: int) -> None:
+    assert check(torch_player, [TORCH.replace("WORKERS", str(workers)), TRAINING], folder) == 25
 
 
-def test_every_boundary_inside_a_constructor_and_a_callable_object(folder: Path) -> None:
-    assert check([CONSTRUCTORS], folder) == 9
+def test_every_boundary_inside_a_constructor_and_a_callable_object(player: Player, folder: Path) -> None:
+    assert check(player, [CONSTRUCTORS], folder) == 9
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_every_boundary_under_progress_bars(folder: Path) -> None:
-    assert check([BARS], folder) == 11
+def test_every_boundary_under_progress_bars(player: Player, folder: Path) -> None:
+    assert check(player, [BARS], folder) == 11
 
 
-def test_every_boundary_over_a_dict_whose_later_values_change(folder: Path) -> None:
-    assert check([VIEWS], folder) == 12
+def test_every_boundary_over_a_dict_whose_later_values_change(player: Player, folder: Path) -> None:
+    assert check(player, [VIEWS], folder) == 12
 
 
-def test_every_boundary_where_functions_share_variables(folder: Path) -> None:
-    assert check([CELLS], folder) == 19
+def test_every_boundary_where_functions_share_variables(player: Player, folder: Path) -> None:
+    assert check(player, [CELLS], folder) == 19
 
 
-def test_ten_pauses_one_after_the_other(folder: Path) -> None:
+def test_ten_pauses_one_after_the_other(player: Player, folder: Path) -> None:
     cells = [EARLIER, LATER]
-    base = play.whole(cells)
-    folder.mkdir()
-    answer = play.until(cells, folder, 3)
+    base = player.play("whole", cells)
+    answer = player.play("until", cells, folder, 3)
     printed = answer["printed"]
     for _ in range(9):
-        answer = play.onward(cells, folder, at=3)
-        assert "error" not in answer, answer["error"]
+        answer = player.play("onward", cells, folder, answer["body"], 3)
         assert "where" in answer
         printed += answer["printed"]
-    last = play.onward(cells, folder)
-    assert "error" not in last, last["error"]
+    last = player.play("onward", cells, folder, answer["body"])
     assert printed + last["printed"] == base["printed"]
     assert last["names"] == base["names"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "error"),
+    [
+        ("import os; os.kill(os.getpid(), 9)", "SIGKILL"),
+        ("import os; os._exit(7)", "exit status 7"),
+        ("1 / 0", "ZeroDivisionError"),
+    ],
+)
+def test_a_play_that_dies_says_how(player: Player, cell: str, error: str) -> None:
+    with pytest.raises(AssertionError, match=error):
+        player.play("whole", [cell])
+    assert player.play("whole", ["x = 1"])["names"] == {"x": "1"}
 
 
 @pytest.mark.parametrize(
@@ -364,9 +385,8 @@ def test_ten_pauses_one_after_the_other(folder: Path) -> None:
         ("def h():\n    for i in range(2): pass\nfs = [h]\nfs[0]()", "through something else"),
     ],
 )
-def test_a_boundary_that_could_not_be_resumed_is_skipped_with_its_reason(cell: str, why: str) -> None:
-    answer = play.whole([cell])
-    assert "error" not in answer, answer["error"]
+def test_a_boundary_that_could_not_be_resumed_is_skipped_with_its_reason(player: Player, cell: str, why: str) -> None:
+    answer = player.play("whole", [cell])
     assert not answer["offered"]
     if why:
         assert why in " ".join(answer["skipped"])
@@ -455,13 +475,13 @@ def _block(draw: st.DrawFn, depth: int) -> list[str]:
 
 @settings(max_examples=5, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=_block(depth=3), wrapped=st.booleans())
-def test_every_boundary_of_programs_made_by_chance(folder: Path, body: list[str], wrapped: bool) -> None:
+def test_every_boundary_of_programs_made_by_chance(player: Player, folder: Path, body: list[str], wrapped: bool) -> None:
     body = [line for line in body if line != "    "]
     text = "\n".join(_without_else_after_with(body))
     if wrapped:
         inside = text.replace("\n", "\n    ")
         text = f"def run(total):\n    w = got = 0\n    {inside}\n    return total\ntotal = run(total)"
-    check([_HEAD, text], folder)
+    check(player, [_HEAD, text], folder)
 
 
 def _without_else_after_with(lines: list[str]) -> list[str]:
