@@ -117,10 +117,8 @@ class Bridge:
         while True:
             try:
                 client = await asyncio.get_running_loop().run_in_executor(self._pool, self._find)
-                async with aclosing(client.watch()) as news:
-                    async for message in news:
-                        wait = _FIRST_RETRY
-                        self._take(message)
+                await self._watch(client)
+                wait = _FIRST_RETRY
             except CiuicError as error:
                 self._away(str(error))
             except Exception as error:  # noqa: BLE001 - whatever one attempt meets, the next one looks again
@@ -132,6 +130,21 @@ class Bridge:
                     await self._at_once.wait()
             self._at_once.clear()
             wait = min(2 * wait, _LAST_RETRY)
+
+    async def _watch(self, client: PlaneClient) -> None:
+        """Take what the plane tells until the line breaks; PlaneUnavailable if there was no word at all.
+
+        A break is not told: the plane may be there, and the next look for it says what to do if it is not.
+        """
+        heard = False
+        try:
+            async with aclosing(client.watch()) as news:
+                async for message in news:
+                    heard = True
+                    self._take(message)
+        except PlaneUnavailable:
+            if not heard:
+                raise
 
     def _take(self, message: View) -> None:
         kind = message.get("type")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from http.client import responses
 from typing import Any
@@ -164,9 +165,15 @@ class WatchHandler(WebSocketMixin, JupyterHandler, WebSocketHandler):
         if opened is not None:
             await opened
 
-    async def open(self, *args: Any, **kwargs: Any) -> None:
-        """Serve this viewer until it goes, or takes nothing for 10 s."""
+    _serving: asyncio.Task[None] | None = None
+
+    def open(self, *args: Any, **kwargs: Any) -> None:
+        """Begin to serve this viewer; tornado reads nothing of a line, its end included, before this returns."""
         super().open(*args, **kwargs)
+        self._serving = asyncio.get_running_loop().create_task(self._serve())
+
+    async def _serve(self) -> None:
+        """Serve until the viewer goes, or takes nothing for 10 s."""
 
         async def send(frame: bytes) -> None:
             await self.write_message(frame)
@@ -177,6 +184,12 @@ class WatchHandler(WebSocketMixin, JupyterHandler, WebSocketHandler):
             return
         except TimeoutError:
             self.close(1008, "nothing was taken for 10 s")
+
+    def on_close(self) -> None:
+        """The viewer is gone."""
+        if self._serving is not None:
+            self._serving.cancel()
+        super().on_close()
 
     def on_message(self, message: str | bytes) -> None:
         """Nothing is asked over this line."""
