@@ -7,10 +7,10 @@ import gc
 import queue
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from ciuic_jupyter.checkpoint import context, singletons
+from ciuic_jupyter.checkpoint import context, singletons, survey
 
 if TYPE_CHECKING:
     from ciuic_jupyter.checkpoint.graph import Graph
@@ -72,20 +72,14 @@ def _make_variable(name: str, *default: Any) -> Any:
     return contextvars.ContextVar(name, default=default[0]) if default else contextvars.ContextVar(name)
 
 
-def own_values() -> dict[contextvars.ContextVar[Any], Any] | None:
-    """Return the values that context variables of the notebook have in this context; None if there are none."""
-    return _own(contextvars.copy_context()) or None
+def own_values(seen: Iterable[survey.Found]) -> dict[contextvars.ContextVar[Any], Any] | None:
+    """Return the values here of context variables that none of the modules `seen` keeps; None if there are none."""
+    return _own(contextvars.copy_context(), seen) or None
 
 
-def _own(values: contextvars.Context) -> dict[contextvars.ContextVar[Any], Any]:
-    known = {id(each) for module in list(sys.modules.values()) for each in _variables(module)}
+def _own(values: contextvars.Context, seen: Iterable[survey.Found]) -> dict[contextvars.ContextVar[Any], Any]:
+    known = {id(each) for found in seen for each in found.variables}
     return {key: value for key, value in values.items() if id(key) not in known and key.name not in _INTERNAL}
-
-
-def _variables(module: Any) -> list[contextvars.ContextVar[Any]]:
-    """Return the context variables that a module of a library keeps."""
-    names = getattr(module, "__dict__", {}) if module is not sys.modules.get("__main__") else {}
-    return [each for each in list(names.values()) if type(each) is contextvars.ContextVar]
 
 
 def set_values(values: dict[contextvars.ContextVar[Any], Any]) -> None:
@@ -95,7 +89,7 @@ def set_values(values: dict[contextvars.ContextVar[Any], Any]) -> None:
 
 
 def _context(graph: Graph, values: contextvars.Context) -> Any:
-    kept = _own(values)
+    kept = _own(values, survey.look())
     if len(kept) < len(values):
         graph.note(values, "of a context only the values of the notebook's own variables are kept")
     return contextvars.Context, (), kept, None, None, _fill_context

@@ -14,14 +14,14 @@ import os
 import struct
 import sys
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from cloudpickle import cloudpickle
 
-from ciuic_jupyter.checkpoint import caches, context
+from ciuic_jupyter.checkpoint import caches, context, survey
 from ciuic_jupyter.checkpoint.placeholder import Placeholder
 
 _LRU = type(functools.lru_cache(lambda: None))
@@ -42,29 +42,23 @@ def _folder() -> str | None:
     return None
 
 
-def own(added: Iterable[str]) -> Iterator[types.ModuleType]:
-    """Yield the modules whose file is below the notebook's folder or an entry in `added`, and in no environment."""
+def own(added: Iterable[str], seen: Iterable[survey.Found]) -> Iterator[types.ModuleType]:
+    """Yield those `seen` whose file is below the notebook's folder or an entry in `added`, and in no environment."""
     roots = {os.path.abspath(root) for root in (*added, _folder(), _began["folder"]) if root}
     roots -= {"/", *(entry for entry in (sys.prefix, sys.base_prefix, sys.exec_prefix))}
-    for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        if name in _began["modules"] or module is sys.modules.get("__main__"):
+    for found in seen:
+        if found.installed or found.name in _began["modules"]:
             continue
+        file = getattr(found.module, "__file__", None)
         path = file if isinstance(file, str) and os.path.isabs(file) else ""
-        installed = path.startswith((sys.prefix, sys.base_prefix, sys.exec_prefix)) or "-packages" in path
-        ours = name.partition(".")[0] == __name__.partition(".")[0]
-        if (
-            path.endswith(".py")
-            and not installed
-            and not ours
-            and any(path.startswith(root + os.sep) for root in roots)
-        ):
-            yield module
+        below = any(path.startswith(root + os.sep) for root in roots)
+        if path.endswith(".py") and below and not survey.is_library(path):
+            yield found.module
 
 
-def record(added: Iterable[str]) -> dict[str, Any] | None:
+def record(added: Iterable[str], seen: Iterable[survey.Found]) -> dict[str, Any] | None:
     """Return what the globals, classes and caches of such modules hold; None if there are none."""
-    return {module.__name__: _state(module) for module in own(added) if not is_whole(module)} or None
+    return {module.__name__: _state(module) for module in own(added, seen) if not is_whole(module)} or None
 
 
 def _state(module: types.ModuleType) -> dict[str, Any]:
@@ -131,13 +125,13 @@ def _set_attributes(kind: Any, attributes: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def saved_whole(added: Iterable[str]) -> Iterator[list[types.ModuleType]]:
+def saved_whole(added: Iterable[str], seen: Sequence[survey.Found]) -> Iterator[list[types.ModuleType]]:
     """Have modules whose file is gone or edited since saved with their code, and yield them.
 
     So are modules that were made by hand, where something refers to them.
     """
-    changed = [module for module in own(added) if _is_changed(module)]
-    made = [module for module in list(sys.modules.values()) if _is_made(module)]  # also some of libraries
+    changed = [module for module in own(added, seen) if _is_changed(module)]
+    made = [found.module for found in seen if not found.installed and _is_made(found.module)]  # also some of libraries
     for module in (*changed, *made):
         cloudpickle.register_pickle_by_value(module)
     try:

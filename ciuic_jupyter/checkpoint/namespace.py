@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ciuic_jupyter.checkpoint import ahead, context, loader, modules, paths, process
+from ciuic_jupyter.checkpoint import ahead, context, loader, modules, paths, process, survey
 from ciuic_jupyter.checkpoint.graph import Graph, Plan, Restart
 from ciuic_jupyter.checkpoint.placeholder import Placeholder
 from ciuic_jupyter.checkpoint.store import Reader, Store
@@ -150,8 +150,9 @@ def walked(
     report: list[dict[str, str]] = []
     plain = process.plain_record(report, inputs)
     collecting = gc.isenabled()
-    with modules.saved_whole(process.added_path()) as whole:
-        job = _Job(namespace, values, state, process.records(report, inputs), inputs, whole)
+    seen = survey.look(process.words(inputs))
+    with modules.saved_whole(process.added_path(), seen) as whole:
+        job = _Job(namespace, values, state, process.records(report, seen), inputs, whole)
         job.give_up(force_placeholders or {})
         gc.disable()
         try:

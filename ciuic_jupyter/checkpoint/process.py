@@ -16,13 +16,12 @@ import socket
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ciuic_jupyter.checkpoint import figures, hooks, library, modules, registries, shell
+from ciuic_jupyter.checkpoint import figures, hooks, library, modules, registries, shell, survey
 from ciuic_jupyter.checkpoint.context import Loading
 
 _SECRET = re.compile(
@@ -192,29 +191,30 @@ def _dotted_imports(inputs: Iterable[str]) -> list[str]:
 # parts that go into the graph
 
 
-def records(report: list[dict[str, str]], inputs: Iterable[str]) -> dict[str, Any]:
-    """Return the options of the process and its random generators, by part; one that can't be read is in `report`."""
+def records(report: list[dict[str, str]], seen: Sequence[survey.Found]) -> dict[str, Any]:
+    """Return the options of the process and its random generators, by part; one that can't be read is in `report`.
+
+    `seen` is what the modules hold: the parts in _OF_MODULES ask it.
+    """
     found: dict[str, Any] = {}
-    words = _words(inputs)
-    readers = {name: read for name, (read, _) in _PARTS.items()}
-    readers |= {"hooks": partial(hooks.record, words), "registries": partial(registries.record, words)}
-    for name, read in readers.items():
+    for name, (read, _) in _PARTS.items():
         try:
-            found[name] = read()
+            found[name] = read(seen) if name in _OF_MODULES else read()
         except Exception as error:  # noqa: BLE001 - an object of the user's may be in the way; the variables count more
             reason = f"the state of {name} can't be saved ({type(error).__name__}: {error})"
             report.append({"name": name, "path": name, "reason": reason})
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _words(inputs: Iterable[str]) -> set[str]:
+def words(inputs: Iterable[str]) -> set[str]:
+    """Return the words of the cells: a library that none of them names is not looked into."""
     return {word for text in inputs for word in re.findall(r"\w+", text)}
 
 
 def needed(found: Mapping[str, Any], used: Iterable[str], inputs: Iterable[str]) -> dict[str, Any]:
     """Leave out the state of libraries that only the kernel loaded: no variable needs them and no cell names them."""
-    words = set(used) | _words(inputs)
-    return {name: value for name, value in found.items() if name not in _LIBRARY_OF or _LIBRARY_OF[name] in words}
+    named = set(used) | words(inputs)
+    return {name: value for name, value in found.items() if name not in _LIBRARY_OF or _LIBRARY_OF[name] in named}
 
 
 def apply(name: str, value: Any) -> None:
@@ -498,13 +498,13 @@ def _set_torch_random(value: Any) -> None:
 
 
 # in the order in which they are set; random generators last, because anything before may draw from them
-_PARTS: dict[str, tuple[Callable[[], Any], Callable[[Any], None]]] = {
+_PARTS: dict[str, tuple[Callable[..., Any], Callable[[Any], None]]] = {
     "interpreter": (_interpreter, _set_interpreter),
     "logging": (_logging_state, _set_logging_state),
     "decimal": (_decimal, _set_decimal),
-    "modules": (lambda: modules.record(added_path()), modules.apply),
-    "hooks": (partial(hooks.record, ()), hooks.apply),
-    "registries": (partial(registries.record, ()), registries.apply),
+    "modules": (lambda seen: modules.record(added_path(), seen), modules.apply),
+    "hooks": (hooks.record, hooks.apply),
+    "registries": (registries.record, registries.apply),
     "shell": (shell.record, shell.apply),
     "context": (library.own_values, library.set_values),
     "numpy": (_numpy_options, _set_numpy_options),
@@ -517,5 +517,6 @@ _PARTS: dict[str, tuple[Callable[[], Any], Callable[[Any], None]]] = {
     "torch_random": (_torch_random, _set_torch_random),
     "random": (_random, random.setstate),
 }
+_OF_MODULES = frozenset({"modules", "hooks", "registries", "context"})
 ORDER = ("sources", *_PARTS)
 _LIBRARY_OF = {name: name for name in ("torch", "pandas", "matplotlib", "sklearn")} | {"torch_random": "torch"}

@@ -5,9 +5,10 @@ from __future__ import annotations
 import abc
 import logging
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ciuic_jupyter.checkpoint import survey
 from ciuic_jupyter.checkpoint.shell import is_own
 
 _TABLES = (("copyreg", "dispatch_table"), ("sqlite3", "adapters"), ("sqlite3", "converters"))
@@ -21,12 +22,12 @@ UNSEEN = (
 )
 
 
-def record(words: Collection[str]) -> dict[str, Any] | None:
-    """Return what was registered; None if nothing was. A library that no word names is passed over."""
+def record(seen: Iterable[survey.Found]) -> dict[str, Any] | None:
+    """Return what was registered, with the modules that were `seen` among others; None if nothing was."""
     found = {
         "tables": {place: entries for place in _TABLES if (entries := _entries(*place))},
         "levels": {number: name for number, name in _names().items() if name not in _LEVELS},
-        "abstract": _virtual(words),
+        "abstract": _virtual(seen),
         "traced": _traced(),
     }
     return found if any(found.values()) else None
@@ -45,16 +46,12 @@ def _names() -> dict[int, str]:
     return {number: name for name, number in logging.getLevelNamesMapping().items()}
 
 
-def _virtual(words: Collection[str]) -> list[tuple[Any, Any]]:
+def _virtual(seen: Iterable[survey.Found]) -> list[tuple[Any, Any]]:
     """Return (abstract class of a library, class of the notebook) for each registered one."""
     found = []
-    for module_name, module in list(sys.modules.items()):
-        if module is sys.modules.get("__main__") or (words and module_name.partition(".")[0] not in words):
-            continue
-        for kind in list(getattr(module, "__dict__", {}).values()):
-            if issubclass(type(kind), abc.ABCMeta) and kind.__module__ != "__main__":
-                registered = [reference() for reference in _dump(kind)[0]]
-                found += [(kind, each) for each in registered if each is not None and is_own(each)]
+    for kind in {id(kind): kind for each in seen for kind in each.abstract}.values():
+        registered = [reference() for reference in _dump(kind)[0]]
+        found += [(kind, each) for each in registered if each is not None and is_own(each)]
     return list(dict.fromkeys(found))
 
 
