@@ -47,13 +47,18 @@ def own(added: Iterable[str], seen: Iterable[survey.Found]) -> Iterator[types.Mo
     roots = {os.path.abspath(root) for root in (*added, _folder(), _began["folder"]) if root}
     roots -= {"/", *(entry for entry in (sys.prefix, sys.base_prefix, sys.exec_prefix))}
     for found in seen:
-        if found.installed or found.name in _began["modules"]:
+        if (found.installed and not is_traced(found.module)) or found.name in _began["modules"]:
             continue
         file = getattr(found.module, "__file__", None)
         path = file if isinstance(file, str) and os.path.isabs(file) else ""
         below = any(path.startswith(root + os.sep) for root in roots)
-        if path.endswith(".py") and below and not survey.is_library(path):
+        if (path.endswith(".py") and below and not survey.is_library(path)) or is_traced(found.module):
             yield found.module
+
+
+def is_traced(module: types.ModuleType) -> bool:
+    """Tell whether the user named this module to be paused inside: its loader then knows if the file was edited."""
+    return hasattr(getattr(module, "__loader__", None), "edited")
 
 
 def record(added: Iterable[str], seen: Iterable[survey.Found]) -> dict[str, Any] | None:
@@ -180,6 +185,8 @@ def _is_changed(module: types.ModuleType) -> bool:
 
 def _is_edited(module: types.ModuleType, path: Path) -> bool:
     """Compare with the compiled file, written at the import; where there is none, the code of the functions."""
+    if is_traced(module):
+        return bool(module.__loader__.edited())  # type: ignore[union-attr]  # its code has hooks, the file has none
     with suppress(OSError, struct.error, TypeError):
         flags, time, size = _STAMP.unpack_from(Path(str(module.__cached__)).read_bytes())
         now = path.stat()

@@ -55,6 +55,7 @@ class NewRun(_Body):
     detach: bool = False
     checkpoint_every: float | None = Field(None, ge=1, le=10**7)  # seconds
     grace: float | None = Field(None, ge=0, le=10**7)  # seconds
+    trace: list[str] = Field([], max_length=100)  # modules
 
 
 class Wait(_Body):
@@ -259,7 +260,8 @@ class Routes:
         runner = self._plane.runners.get(name)
         if runner is None or runner.book.state is State.CLOSED:
             runner = await self._plane.create(name, instance=None, budget_nano=None, cwd=None)
-        await runner.submit(body.run, body.code, body.cell_id, checkpoint_every=body.checkpoint_every, grace=body.grace)
+        every, grace, trace = body.checkpoint_every, body.grace, tuple(body.trace)
+        await runner.submit(body.run, body.code, body.cell_id, checkpoint_every=every, grace=grace, trace=trace)
         return JSONResponse(runner.book.runs[body.run].view(), 202)
 
     async def pause(self, name: str, body: Pause) -> JSONResponse:

@@ -169,14 +169,14 @@ class PlaneClient:
         *,
         cell_id: str | None = None,
         detach: bool = False,
-        **seconds: float | None,
+        **options: Any,
     ) -> View:
         """Queue a cell; `run` is the caller's own id for it, so that calling twice runs it once.
 
         `checkpoint_every`: seconds between checkpoints in the middle of it; `grace`: seconds a pause waits for a loop
-        boundary before the session's view has choices.
+        boundary before the session's view has choices; `trace`: names of modules to pause inside, too.
         """
-        body = {"run": run, "code": code, "cell_id": cell_id, "detach": detach, **seconds}
+        body = {"run": run, "code": code, "cell_id": cell_id, "detach": detach, **options}
         return dict(self._json("POST", self._session(name, "/runs"), json=body))
 
     submit = run

@@ -56,6 +56,7 @@ class Run:
     ended_ms: int | None = None
     checkpoint_every: float | None = None  # seconds
     grace: float | None = None  # seconds a pause waits for it before it asks what to do
+    trace: tuple[str, ...] = ()  # modules it can be paused inside, too
     resumed_ms: int | None = None
     resumed_seq: int = 0
     boundary: dict[str, Any] | None = None  # where it last stood suspended: `checkpoint`, `after` (an event), `where`
@@ -260,6 +261,7 @@ class Books:
         body = entry.body
         run = Run(body["run"], body["code"], body["cell_id"], body["at_ms"])
         run.checkpoint_every, run.grace = body.get("checkpoint_every"), body.get("grace")
+        run.trace = tuple(body.get("trace", ()))
         book.runs.setdefault(body["run"], run)
 
     def _run_start(self, book: Book, entry: Entry) -> None:

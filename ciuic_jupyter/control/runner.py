@@ -208,18 +208,22 @@ class Runner:
         *,
         checkpoint_every: float | None = None,
         grace: float | None = None,
+        trace: tuple[str, ...] = (),
     ) -> None:
         """Queue a cell, once; return when the ledger has it, or the agent, who tells of it after a restart of ours.
 
-        `checkpoint_every`: seconds between checkpoints of it; `grace`: seconds a pause waits for it to hold, unasked.
+        `checkpoint_every`: seconds between checkpoints of it; `grace`: seconds a pause waits for it to hold, unasked;
+        `trace`: modules to pause inside, too.
         """
         if run in self.book.runs:
             return
         self.cap.check()
         self.retry.call_off()
         at_ms = self.context.now_ms()
-        self.book.runs[run] = Run(run, code, cell_id, at_ms, checkpoint_every=checkpoint_every, grace=grace)
-        options = {"checkpoint_every": checkpoint_every, "grace": grace}
+        self.book.runs[run] = Run(
+            run, code, cell_id, at_ms, checkpoint_every=checkpoint_every, grace=grace, trace=trace
+        )
+        options = {"checkpoint_every": checkpoint_every, "grace": grace, "trace": list(trace)}
         body = {"run": run, "code": code, "cell_id": cell_id, "at_ms": at_ms, **options}
         sending = self.pump()
         writing = self.write_soon(Row("run", body, session=self.book.name, idem=f"run:{self.book.life}:{run}"))
@@ -366,7 +370,12 @@ class Runner:
     async def _send(self, run: Run) -> None:
         assert self.hand.link is not None
         try:
-            await self.hand.link.request("run", run=run.run, code=run.code, cell_id=run.cell_id, allow_stdin=True)
+            cell: dict[str, Any] = {
+                "code": run.code,
+                "cell_id": run.cell_id,
+                **({"trace": list(run.trace)} if run.trace else {}),
+            }
+            await self.hand.link.request("run", run=run.run, allow_stdin=True, **cell)
         except CiuicError as error:
             if self.current == run.run and run.status == "running" and self.live:
                 run.status, self.current = "queued", None

@@ -20,7 +20,7 @@ from ciuic_jupyter.errors import CheckpointError, CiuicError, UsageError
 from ciuic_jupyter.kernels.hold import Cell, Holder
 from ciuic_jupyter.kernels.kernel_requests import Requests
 from ciuic_jupyter.kernels.kernel_streams import SoftStream, order_iopub
-from ciuic_jupyter.kernels.pause import HOLD, RESUME
+from ciuic_jupyter.kernels.pause import HOLD, RESUME, TRACE
 from ciuic_jupyter.resume.engine import Engine
 
 REQUEST = "ciuic_request"
@@ -148,6 +148,7 @@ class CiuicKernel(IPythonKernel):  # type: ignore[misc]  # ipykernel has no type
     def _prepare(self, cell: Cell, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Note how `cell` is run, or have it go on where it was paused; return do_execute's arguments."""
         suspended, self.requests.suspended = self.requests.suspended, None
+        self.engine.trace((cell.parent.get("metadata") or {}).get(TRACE) or ())
         if not _resumes(cell.parent):
             cell.count = self.shell.execution_count
             cell.store_history = bool(kwargs.get("store_history", True))

@@ -107,6 +107,7 @@ class Requests:
         )
         if suspended is not None:
             _check_position({line["path"]: line["reason"] for line in body["placeholders"]})
+        body["trace"] = self._engine.traced_names()
         running = self._watch.running()
         body["placeholders"] += [{"name": "", "path": "", "reason": what} for what in running]
         if path := request.get("body_path"):
@@ -124,6 +125,7 @@ class Requests:
 
         body = request["body"] if "body" in request else json.loads(Path(request["body_path"]).read_bytes())
         with _undisturbed():
+            self._engine.trace(body.get("trace", ()))
             restored = restore(body, Store(Path(request["store"])), self._shell.user_ns)
             state = restored.state or {}
             if state:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ciuic_jupyter.errors import KernelDied, ProtocolError, UsageError
 from ciuic_jupyter.kernels.kernel_link import KernelLink, Message
-from ciuic_jupyter.kernels.pause import HOLD, RESUME
+from ciuic_jupyter.kernels.pause import HOLD, RESUME, TRACE
 from ciuic_jupyter.kernels.repeats import Repeats
 
 MERGE_SECONDS = 0.05
@@ -127,7 +127,9 @@ class Runs:
             return
         cell_id = request.get("cell_id")
         starting = Run(run, _text(request, "code"), str(cell_id) if cell_id is not None else None)
-        self._send(starting, request, {"cellId": starting.cell_id} if starting.cell_id else {})
+        metadata: dict[str, Any] = {"cellId": starting.cell_id} if starting.cell_id else {}
+        trace = list(request.get("trace") or ())
+        self._send(starting, request, {**metadata, TRACE: trace} if trace else metadata)
 
     def resume(self, run: str, shown: Sequence[Mapping[str, Any]]) -> None:
         """Go on with the run that was restored in its middle; what repeats the outputs `shown` is left out.

@@ -65,6 +65,7 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
     @argument(
         "--grace", metavar="60", help="seconds a pause waits for a loop boundary before it asks what to do instead"
     )
+    @argument("--trace-modules", metavar="pkg,mod", help="your own modules: pause inside their loops, too")
     @argument("--detach", action="store_true", help="don't wait; %%ciuic_attach shows the outputs at any time")
     @argument("--no-meter", action="store_true", help="show no meter")
     @cell_magic
@@ -98,8 +99,8 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
         client = self.desk.client
 
         def submit() -> None:
-            more = {"checkpoint_every": plan.checkpoint_every, "grace": plan.grace}
-            asked = {name: seconds for name, seconds in more.items() if seconds is not None}
+            more = {"checkpoint_every": plan.checkpoint_every, "grace": plan.grace, "trace": plan.trace or None}
+            asked = {name: value for name, value in more.items() if value is not None}
             client.run(plan.session, plan.run, plan.code, cell_id=self.desk.cell_id(), detach=plan.detach, **asked)
 
         if plan.detach:

@@ -37,6 +37,7 @@ class Plan:
     meter: bool
     checkpoint_every: float | None = None
     grace: float | None = None
+    trace: tuple[str, ...] = ()
 
 
 def plan(options: Any, cell: str, *, session: str, shell: Any) -> Plan:
@@ -66,12 +67,22 @@ def plan(options: Any, cell: str, *, session: str, shell: Any) -> Plan:
         meter=not options.no_meter,
         checkpoint_every=every,
         grace=grace,
+        trace=_modules(options.trace_modules),
     )
 
 
 def _grace(text: str) -> float:
     """Return `--grace` in seconds: plain seconds, or 2m; 0 asks at once."""
     return float(text) if text.strip().isdecimal() else float(seconds_of(text))
+
+
+def _modules(text: str | None) -> tuple[str, ...]:
+    """Return the names in `--trace-modules a,b.c`; UsageError for what can't be a module's."""
+    names = [name.strip() for name in (text or "").split(",") if name.strip()]
+    for name in names:
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise UsageError(f"--trace-modules: {name!r} can't be a module's name; write it as after `import`")
+    return tuple(names)
 
 
 def check_syntax(cell: str, shell: Any) -> None:

@@ -6,7 +6,7 @@ import ast
 import logging
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import CodeType, FrameType
 from typing import Any
 
@@ -14,7 +14,8 @@ from ciuic_jupyter.resume import modes, position, randomness
 from ciuic_jupyter.resume.iterators import NotResumable, watch_loaders
 from ciuic_jupyter.resume.replay import Way, put_site
 from ciuic_jupyter.resume.rewrite import FRAME, Rewriter, Unit, has_boundary, patch
-from ciuic_jupyter.resume.runtime import Site
+from ciuic_jupyter.resume.runtime import Site, marked
+from ciuic_jupyter.resume.traced import Traced
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +59,9 @@ class Engine:
         self._units: dict[str, Unit] = {}
         self._files: dict[str, str] = {}
         self._set: dict[str, set[str]] = {}
+        self._outside: dict[str, set[str]] = {}
         self._unit: Unit | None = None
+        self.traced = Traced(self._add)
         self.began: dict[str, Any] = {}
         self._armed: Way | None = None
         self._way: Way | None = None
@@ -83,6 +86,14 @@ class Engine:
 
     # asked by the kernel
 
+    def trace(self, names: Sequence[str]) -> None:
+        """Hook the loops of the modules `names`, and of those inside them, too; UsageError for one that can't be."""
+        self.traced.trace(names)
+
+    def traced_names(self) -> list[str]:
+        """Return all module names that `trace` was given."""
+        return list(self.traced.names)
+
     def ask(self) -> None:
         """Have `serve` called at the next boundary that can be resumed, and at each one after; from any thread."""
         self.skipped = []
@@ -101,7 +112,9 @@ class Engine:
 
     def state(self) -> dict[str, Any]:
         """Return what functions that were saved need, to be resumed later."""
-        return {"units": {name: unit.dump() for name, unit in self._units.items()}, "files": dict(self._files)}
+        files = self.traced.units()  # the next process makes them from the modules' files
+        units = {name: unit.dump() for name, unit in self._units.items() if name not in files}
+        return {"units": units, "files": dict(self._files)}
 
     def apply(self, state: Mapping[str, Any]) -> None:
         """Take over what `state` of another process returned; its signature was checked."""
@@ -111,7 +124,13 @@ class Engine:
 
     def arm(self, recorded: Mapping[str, Any]) -> None:
         """Have the next cell go on from a position; LookupError or SyntaxError if there is no code for it."""
-        self._armed = Way(recorded, self._units, self.namespace)
+        self._armed = Way(recorded, self._units, self._names_of)
+
+    def _names_of(self, recorded: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+        """Return the globals of a recorded frame and the file of its code."""
+        if (module := recorded.get("module")) is not None:
+            return self.traced.at(module, recorded["unit"])
+        return self.namespace, recorded["file"]
 
     # hooks
 
@@ -135,6 +154,7 @@ class Engine:
         if unit.name not in self._units:
             self._units[unit.name] = unit
             self._set[unit.name] = unit.declared_global()
+            self._outside[unit.name] = unit.set_as_attributes()
 
     def patch(self, code: Any) -> Any:
         """Put the hooks into compiled code; what has none stays as it is."""
@@ -153,11 +173,15 @@ class Engine:
 
     def unit_of(self, code: CodeType) -> Unit | None:
         """Return the unit `code` was compiled from."""
-        return self._units.get(self._files.get(code.co_filename, ""))
+        return self._units.get(marked(code) or self._files.get(code.co_filename, ""))
 
-    def declared_global(self) -> set[str]:
-        """Return the names that functions may set in the namespace."""
-        return set().union(*self._set.values())
+    def declared_global(self, *, outside: bool) -> set[str]:
+        """Return the names that functions may set in the namespace; `outside` with those set as attributes."""
+        return set().union(*self._set.values(), *(self._outside.values() if outside else ()))
+
+    def module_of(self, frame: FrameType, unit: Unit) -> str | None:
+        """Return the name of the user's module that `frame` runs a function of."""
+        return self.traced.module_of(frame, unit)
 
     def _stop(self, place: Site, frame: FrameType) -> None:
         serve = self.serve

@@ -1,9 +1,11 @@
 """Where a cell is: each frame from the boundary up to the cell, what it is inside of, and its variables."""
 
 from __future__ import annotations
+import __future__
 
 import ast
 import dis
+import functools
 import inspect
 from dataclasses import dataclass
 from types import CodeType, FrameType
@@ -16,6 +18,9 @@ from ciuic_jupyter.resume.runtime import LOOPS, MANAGERS, Site, site
 
 _SUSPENDED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 _CALLS = ("CALL", "CALL_KW", "CALL_FUNCTION_EX")
+_FUTURE = functools.reduce(
+    int.__or__, (getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
+)
 _PLAIN = (int, float, complex, str, bytes, bool, type(None))
 # context managers by module: those whose effect is a mode of torch are entered again; those that keep all they did in
 # themselves, or in what a checkpoint holds of the process, are not
@@ -32,8 +37,11 @@ class Units(Protocol):
     def unit_of(self, code: CodeType) -> Unit | None:
         """Return the unit `code` was compiled from, if it has hooks."""
 
-    def declared_global(self) -> set[str]:
-        """Return the names that some function of any unit may set."""
+    def declared_global(self, *, outside: bool) -> set[str]:
+        """Return the names that some function of any unit may set; `outside` with those set as attributes."""
+
+    def module_of(self, frame: FrameType, unit: Unit) -> str | None:
+        """Return the user's module that `frame` runs a function of; NotResumable if it can't be gone on with."""
 
 
 @dataclass
@@ -45,6 +53,7 @@ class Level:
     function: ast.FunctionDef | None = None
     path: tuple[ast.AST, ...] = ()  # from the function's statement down to the loop or call under way
     wrapper: Any = None
+    module: str | None = None  # of the user's, beside the notebook
     result: str = "returned"  # what the call of this frame gives: what it returns, or its first argument
 
 
@@ -80,7 +89,8 @@ def _level(frame: FrameType, place: Site | None, units: Units) -> Level:
     unit = units.unit_of(code)
     if unit is None:
         raise NotResumable(f"{code.co_qualname} of {_short(code)} is under way, which is not the notebook's code")
-    if frame.f_globals is not units.namespace:
+    module = units.module_of(frame, unit)
+    if frame.f_globals is not units.namespace and module is None:
         raise NotResumable(f"{code.co_qualname} has a namespace of its own")
     function: ast.FunctionDef | None = None
     scope: ast.AST = unit.tree
@@ -95,8 +105,8 @@ def _level(frame: FrameType, place: Site | None, units: Units) -> Level:
         path = _path_of_call(frame, scope)
     if not path:
         raise NotResumable(f"the place in {code.co_qualname} is not known")
-    _Check(frame, unit, function, units).check(scope, path)
-    return Level(frame, unit, function, path)
+    _Check(frame, unit, function, units.declared_global(outside=module is not None)).check(scope, path)
+    return Level(frame, unit, function, path, module=module)
 
 
 def _short(code: CodeType) -> str:
@@ -173,12 +183,12 @@ _ORDER = {  # the fields of expressions in the order they are evaluated
 class _Check:
     """Whether the way down a frame can be gone again without doing anything twice."""
 
-    def __init__(self, frame: FrameType, unit: Unit, function: ast.FunctionDef | None, units: Units) -> None:
+    def __init__(self, frame: FrameType, unit: Unit, function: ast.FunctionDef | None, set_: set[str]) -> None:
         self._frame = frame
         self._unit = unit
         self._function = function
         self._shared = set(unit.cells(function)) if function is not None else set()
-        self._set = units.declared_global()
+        self._set = set_
 
     def check(self, scope: ast.AST, path: tuple[ast.AST, ...]) -> None:
         for parent, field, child in steps(scope, path):
@@ -256,6 +266,8 @@ def _record(level: Level) -> dict[str, Any]:
     found: dict[str, Any] = {
         "unit": unit.name,
         "file": frame.f_code.co_filename,
+        "module": level.module,
+        "flags": frame.f_code.co_flags & _FUTURE,
         "target": _target(level.path[-1]),
         "loops": {},
         "managers": {},

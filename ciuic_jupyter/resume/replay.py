@@ -32,6 +32,8 @@ _FIRST = "__ciuic_first__"
 _FACTORY = "__ciuic_factory__"
 _MADE = "__ciuic_made__"
 
+NamesOf = Callable[[Mapping[str, Any]], tuple[dict[str, Any], str]]
+
 
 class Frame:
     """What the specialised code of one frame asks."""
@@ -82,11 +84,11 @@ class Frame:
 class Way:
     """The way from a cell down to its boundary, gone once."""
 
-    def __init__(self, position: Mapping[str, Any], units: Mapping[str, Unit], names: dict[str, Any]) -> None:
-        """Make the code of all frames but the cell's own; `names` is the live namespace."""
+    def __init__(self, position: Mapping[str, Any], units: Mapping[str, Unit], names_of: NamesOf) -> None:
+        """Make the code of all frames but the cell's own; `names_of(frame)` are its live globals, and its file."""
         self._position = position
         self._recorded: list[Mapping[str, Any]] = list(position["frames"])
-        self._names = names
+        self._names_of = names_of
         self._units = units
         self._frames = [Frame(self, number, one) for number, one in enumerate(self._recorded)]
         self._functions: dict[int, Callable[..., Any]] = {}
@@ -140,15 +142,18 @@ class Way:
         return returned if recorded["result"] == "returned" else value
 
     def _function(self, number: int, recorded: Mapping[str, Any]) -> Callable[..., Any]:
+        names, file = self._names_of(recorded)
         unit = Unit(self._units[recorded["unit"]].tree)
         line, name, qualified = recorded["function"]
         (node, inside), *_ = unit.functions[line, name]
         cells: Mapping[str, CellType] = recorded["cells"]
         made = Specialiser(unit, node, recorded, number).function(inside)
-        code = compile(made, recorded["file"], "exec", dont_inherit=True)
+        code = compile(made, file, "exec", recorded["flags"], dont_inherit=True)
         inner = patch(_find(code), self.put).replace(co_name=name, co_qualname=qualified, co_firstlineno=line)
+        if recorded["module"] is not None:
+            inner = runtime.mark(inner, recorded["unit"])
         closure = tuple(cells[free] for free in inner.co_freevars)
-        return FunctionType(inner, self._names, name, None, closure)
+        return FunctionType(inner, names, name, None, closure)
 
 
 def _find(code: CodeType) -> CodeType:

@@ -62,6 +62,14 @@ class Unit:
         """Return the names some function here may set in the namespace."""
         return {name for node in ast.walk(self.tree) if isinstance(node, ast.Global) for name in node.names}
 
+    def set_as_attributes(self) -> set[str]:
+        """Return the names that are set or deleted as attributes of something, which may be a module."""
+        return {
+            node.attr
+            for node in ast.walk(self.tree)
+            if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load)
+        }
+
 
 def first_line(node: ast.FunctionDef) -> int:
     """Return the line where the compiler lets the function begin."""

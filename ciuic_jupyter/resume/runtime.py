@@ -10,7 +10,7 @@ import io
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 Key = tuple[int, "Site"]
@@ -79,6 +79,18 @@ def site(unit: str, key: str) -> Site:
     if found is None:
         found = _SITES[unit, key] = Site(unit, key)
     return found
+
+
+def mark(code: CodeType, unit: str) -> CodeType:
+    """Return `code` with one constant more, which nothing uses and `marked` finds: what `unit` it was made from."""
+    constants = [mark(one, unit) if isinstance(one, CodeType) else one for one in code.co_consts]
+    return code.replace(co_consts=(*constants, site(unit, "")))
+
+
+def marked(code: CodeType) -> str | None:
+    """Return the unit `mark` gave to `code`, if it did."""
+    last = code.co_consts[-1] if code.co_consts else None
+    return last.unit if isinstance(last, Site) and not last.key else None
 
 
 class Manager:

@@ -47,6 +47,12 @@ class Engine:
         self.transformer = ast.NodeTransformer()
         shell.ast_transformers.append(self.transformer)
 
+    def trace(self, names: Any) -> None:
+        assert not names
+
+    def traced_names(self) -> list[str]:
+        return []
+
     def ask(self) -> None:
         if not self.asked:
             self.skipped = []

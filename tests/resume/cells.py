@@ -38,7 +38,7 @@ class Compiler:
         return compile(tree, name, mode, dont_inherit=True)
 
 
-def world() -> tuple[Engine, Shell]:
+def world(trace: Sequence[str]) -> tuple[Engine, Shell]:
     main = sys.modules["__main__"]
     names = vars(main)
     for name in [name for name in names if not name.startswith("__")]:
@@ -46,6 +46,7 @@ def world() -> tuple[Engine, Shell]:
     engine = Engine()
     shell = Shell(names)
     engine.install(shell)
+    engine.trace(trace)
     return engine, shell
 
 
@@ -82,9 +83,9 @@ def finish(shell: Shell, printed: io.StringIO, **more: Any) -> Answer:
     return {"names": kept, "printed": printed.getvalue(), **more}
 
 
-def whole(cells: Sequence[str]) -> Answer:
+def whole(cells: Sequence[str], trace: Sequence[str] = ()) -> Answer:
     """Play the cells; return what they leave, and what boundaries the last one offered and skipped."""
-    engine, shell = world()
+    engine, shell = world(trace)
     printed = io.StringIO()
     offered: list[str] = []
     with contextlib.redirect_stdout(printed):
@@ -128,12 +129,12 @@ class _Saver:
         }
 
 
-def until(cells: Sequence[str], store: Path, at: int | None) -> Answer:
+def until(cells: Sequence[str], store: Path, at: int | None, trace: Sequence[str] = ()) -> Answer:
     """Play the cells to boundary `at` of the last one, save there, and let the process die.
 
     With None save at each boundary and go on: `saved` lists what dying there would have answered.
     """
-    engine, shell = world()
+    engine, shell = world(trace)
     printed = io.StringIO()
     saver: _Saver | None = None
     with contextlib.redirect_stdout(printed):
@@ -146,9 +147,9 @@ def until(cells: Sequence[str], store: Path, at: int | None) -> Answer:
     return finish(shell, printed, saved=saver.saved)
 
 
-def onward(cells: Sequence[str], store: Path, body: bytes, at: int | None = None) -> Answer:
+def onward(cells: Sequence[str], store: Path, body: bytes, at: int | None = None, trace: Sequence[str] = ()) -> Answer:
     """Go on from what is saved, to the end or to another boundary."""
-    engine, shell = world()
+    engine, shell = world(trace)
     restored = restore(pickle.loads(body), Store(store), shell.user_ns)
     assert restored.state is not None
     engine.apply(restored.state["resume"])

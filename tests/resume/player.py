@@ -13,7 +13,8 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,10 +38,10 @@ class Player:
             env={**os.environ, **threads},
         )
 
-    def play(self, name: str, *arguments: Any) -> Answer:
+    def play(self, name: str, *arguments: Any, **named: Any) -> Answer:
         """Return what the function `name` of `cells` answers."""
         assert self._process.stdin is not None and self._process.stdout is not None
-        _send(self._process.stdin, (name, arguments))
+        _send(self._process.stdin, (name, arguments, named))
         try:
             answer, status, errors = _receive(self._process.stdout)
         except EOFError:
@@ -82,6 +83,21 @@ def _receive(file: IO[bytes]) -> Any:
     return pickle.loads(file.read(int.from_bytes(head, "big")))
 
 
+def check(player: Player, cells: Sequence[str], store: Path, trace: Sequence[str] = ()) -> int:
+    """Save at every boundary of the last cell and go on from each; return how many there were."""
+    base = player.play("whole", cells, trace=trace)
+    store = Path(tempfile.mkdtemp(dir=store))
+    saving = player.play("until", cells, store, None, trace=trace)
+    assert (saving["printed"], saving["names"]) == (base["printed"], base["names"])
+    assert [first["where"] for first in saving["saved"]] == base["offered"]
+    for at, first in enumerate(saving["saved"]):
+        assert not first["gone"], first["gone"]
+        second = player.play("onward", cells, store, first["body"], trace=trace)
+        assert first["printed"] + second["printed"] == base["printed"], (at, first["where"])
+        assert second["names"] == base["names"], (at, first["where"])
+    return len(base["offered"])
+
+
 # the server
 
 
@@ -97,17 +113,17 @@ def serve() -> None:
     os.dup2(2, 1)
     with contextlib.suppress(EOFError):
         while True:
-            name, arguments = _receive(requests)
+            name, arguments, named = _receive(requests)
             assert threading.active_count() == 1
-            _send(answers, _played(name, arguments))
+            _send(answers, _played(partial(getattr(sys.modules["tests.resume.cells"], name), *arguments, **named)))
 
 
-def _played(name: str, arguments: Sequence[Any]) -> tuple[Answer | None, int, str]:
+def _played(work: Callable[[], Answer]) -> tuple[Answer | None, int, str]:
     """Return the answer of a play, how it ended (below 0: by that signal), and what it wrote to stderr."""
     with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as errors:
         pid = os.fork()
         if not pid:
-            _child(name, arguments, answer, errors)
+            _child(work, answer, errors)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)  # what it started must not outlive it
@@ -117,7 +133,7 @@ def _played(name: str, arguments: Sequence[Any]) -> tuple[Answer | None, int, st
         return pickle.loads(data) if data else None, status, errors.read().decode(errors="replace")
 
 
-def _child(name: str, arguments: Sequence[Any], answer: IO[bytes], errors: IO[bytes]) -> None:
+def _child(work: Callable[[], Answer], answer: IO[bytes], errors: IO[bytes]) -> None:
     try:
         os.setpgid(0, 0)
         os.dup2(errors.fileno(), 1)
@@ -125,7 +141,7 @@ def _child(name: str, arguments: Sequence[Any], answer: IO[bytes], errors: IO[by
         faulthandler.register(signal.SIGALRM, file=2, chain=True)
         signal.alarm(_PLAY_SECONDS)
         os.dup2(answer.fileno(), _ANSWER)
-        answer_and_die(getattr(sys.modules["tests.resume.cells"], name)(*arguments))
+        answer_and_die(work())
     except BaseException:  # noqa: BLE001 - told in the parent
         traceback.print_exc()
         sys.stderr.flush()

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.resume.player import Player, playing
+from tests.resume.player import Player, check, playing
 
 CELL = """
 import random; random.seed(1)
@@ -279,21 +278,6 @@ def torch_player() -> Iterator[Player]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path
-
-
-def check(player: Player, cells: Sequence[str], store: Path) -> int:
-    """Save at every boundary of the last cell and go on from each; return how many there were."""
-    base = player.play("whole", cells)
-    store = Path(tempfile.mkdtemp(dir=store))
-    saving = player.play("until", cells, store, None)
-    assert (saving["printed"], saving["names"]) == (base["printed"], base["names"])
-    assert [first["where"] for first in saving["saved"]] == base["offered"]
-    for at, first in enumerate(saving["saved"]):
-        assert not first["gone"], first["gone"]
-        second = player.play("onward", cells, store, first["body"])
-        assert first["printed"] + second["printed"] == base["printed"], (at, first["where"])
-        assert second["names"] == base["names"], (at, first["where"])
-    return len(base["offered"])
 
 
 def test_every_boundary_of_a_cell_with_nested_loops(player: Player, folder: Path) -> None:
