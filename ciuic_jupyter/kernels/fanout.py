@@ -13,6 +13,7 @@ from typing import Any
 
 ALIVE_SECONDS = 10.0  # how often a viewer hears something, at least
 SEND_SECONDS = 10.0  # a viewer that takes nothing for so long is let go
+_LOOK_SECONDS = 1.0  # between two looks for such viewers: one timer for all of them costs less than one each
 _PER_TURN = 50  # viewers woken in one turn of the loop: others have their turn in between
 
 Message = Mapping[str, Any]
@@ -29,6 +30,9 @@ class _Viewer:
     def __init__(self, snapshot: bytes) -> None:
         self.slots = {"": snapshot}
         self.news = asyncio.Event()
+        self.task = asyncio.current_task()
+        self.sending_since: float | None = None
+        self.stalled = False
 
 
 class Fanout:
@@ -39,6 +43,7 @@ class Fanout:
         self._snapshot = snapshot
         self._viewers: set[_Viewer] = set()
         self._waking: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
         self._again = self._closed = False
 
     @property
@@ -83,6 +88,22 @@ class Fanout:
                 if at % _PER_TURN == 0:
                     await asyncio.sleep(0)
 
+    async def _look_after(self) -> None:
+        """Let go of viewers that take nothing, and give the others a sign of life, as long as there are any."""
+        loop = asyncio.get_running_loop()
+        alive_at = loop.time() + ALIVE_SECONDS
+        while self._viewers:
+            await asyncio.sleep(_LOOK_SECONDS)
+            now = loop.time()
+            for viewer in list(self._viewers):
+                since = viewer.sending_since
+                if since is not None and now - since > SEND_SECONDS and viewer.task is not None:
+                    viewer.stalled = True
+                    viewer.task.cancel()
+            if now >= alive_at:
+                alive_at = now + ALIVE_SECONDS
+                self.tell("alive", {"type": "alive", "now": time.time()})
+
     async def serve(self, send: Callable[[bytes], Awaitable[Any]]) -> None:
         """Send a snapshot, then news as they come and a sign of life every 10 s; return when closed.
 
@@ -90,19 +111,19 @@ class Fanout:
         """
         viewer, loop = _Viewer(encoded(self._snapshot())), asyncio.get_running_loop()
         self._viewers.add(viewer)
-        alive_at = loop.time() + ALIVE_SECONDS
+        if self._looking is None or self._looking.done():
+            self._looking = loop.create_task(self._look_after())
         try:
             while not self._closed:
                 viewer.news.clear()
                 while viewer.slots:
-                    frame = viewer.slots.pop(next(iter(viewer.slots)))
-                    async with asyncio.timeout(SEND_SECONDS):
-                        await send(frame)
-                try:
-                    async with asyncio.timeout_at(alive_at):
-                        await viewer.news.wait()
-                except TimeoutError:
-                    alive_at = loop.time() + ALIVE_SECONDS
-                    viewer.slots["alive"] = encoded({"type": "alive", "now": time.time()})
+                    viewer.sending_since = loop.time()
+                    await send(viewer.slots.pop(next(iter(viewer.slots))))
+                    viewer.sending_since = None
+                await viewer.news.wait()
+        except asyncio.CancelledError:
+            if not viewer.stalled or viewer.task is None or viewer.task.uncancel() > 0:
+                raise
+            raise TimeoutError(f"nothing was taken for {SEND_SECONDS:.0f} s; look again") from None
         finally:
             self._viewers.discard(viewer)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ciuic_jupyter.control.client import PlaneClient
 from ciuic_jupyter.errors import UsageError
-from ciuic_jupyter.kernels.outputs import Output, captures, compact, merged, stream
+from ciuic_jupyter.kernels.outputs import Output, captures, collapse, compact, merged, stream
 from ciuic_jupyter.kernels.protocol import Frame
 
 _FOLD_AT = 4 << 20  # bytes of waiting events, from which on they are folded
@@ -38,16 +38,22 @@ class Shown:
         if self._size >= _FOLD_AT:
             self._size, last = 0, ""
             whole = list(merged([*self._folded, *self._waiting]))
-            if whole[-1].msg_type == "stream":  # a line under way is kept as it came: what follows may overwrite it
+            if whole[-1].msg_type == "stream":  # the line under way goes on: what follows may overwrite it
                 name, text = whole[-1].content["name"], whole[-1].content["text"]
                 at = text.rfind("\n") + 1
-                last, whole[-1:] = text[at:], [stream(name, text[:at])] if at else []
+                last, whole[-1:] = _line_under_way(text[at:]), [stream(name, text[:at])] if at else []
             self._folded = compact(whole)
             self._waiting = [stream(name, last)] if last else []
 
     def outputs(self) -> list[Output]:
         """Return all of it, folded."""
         return compact([*self._folded, *self._waiting])
+
+
+def _line_under_way(line: str) -> str:
+    """Return what leaves the same line with the cursor at the same place: all that shows, then its last part again."""
+    shown = collapse(line)
+    return line if shown == line else f"{shown.rstrip(chr(13))}\r{line.rpartition(chr(13))[2]}"
 
 
 def run_outputs(client: PlaneClient, session: str, run: str) -> View:
@@ -121,7 +127,7 @@ def notebook_outputs(folded: list[Output], count: int | None) -> Iterator[Mappin
         if captures(output):
             caught = output.comm_id if output.content["data"]["state"]["msg_id"] else ""
         fields = _SHOWN.get(output.msg_type)
-        if fields is None or caught:
+        if fields is None or caught or output.content.get("text") == "":
             continue
         found: View = {"output_type": output.msg_type}
         for field in fields:

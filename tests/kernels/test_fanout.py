@@ -89,6 +89,7 @@ async def test_a_new_snapshot_takes_the_place_of_what_was_not_sent() -> None:
 async def test_who_takes_nothing_is_let_go_and_all_hear_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fanout, "SEND_SECONDS", 0.05)
     monkeypatch.setattr(fanout, "ALIVE_SECONDS", 0.02)
+    monkeypatch.setattr(fanout, "_LOOK_SECONDS", 0.01)
     fan, _ = counting()
     stalled, reader = Reader(fan, open_gate=False), Reader(fan)
     with pytest.raises(TimeoutError):
