@@ -293,6 +293,48 @@ def test_every_boundary_of_two_epochs_of_a_training(torch_player: Player, folder
     assert check(torch_player, [TORCH.replace("WORKERS", str(workers)), TRAINING], folder) == 25
 
 
+WORKERS = """
+import random, torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+torch.manual_seed(0); random.seed(0)
+class Shards(IterableDataset):
+    def __iter__(self):
+        for i in range(get_worker_info().id, 4, 2):
+            yield torch.randn(2) + i + random.random()
+class Rows(Dataset):
+    def __len__(self):
+        return 4
+    def __getitem__(self, i):
+        return torch.randn(1) + i
+seen = []
+"""
+STREAMS = """
+for epoch in range(2):
+    for x in DataLoader(Shards(), batch_size=1, num_workers=2):
+        seen.append(x + torch.randn(1))
+"""
+PERSISTENT = """
+loader = DataLoader(Rows(), batch_size=2, shuffle=True, num_workers=1, persistent_workers=True)
+for x in loader:
+    seen.append(x)
+for x in loader:
+    seen.append(x)
+    break
+"""
+
+
+def test_every_boundary_over_a_stream_that_workers_share(torch_player: Player, folder: Path) -> None:
+    assert check(torch_player, [WORKERS, STREAMS], folder) == 13
+
+
+def test_persistent_workers_are_gone_on_with_in_their_first_pass_and_skipped_later(
+    torch_player: Player, folder: Path
+) -> None:
+    assert check(torch_player, [WORKERS, PERSISTENT], folder) == 3
+    skipped = torch_player.play("whole", [WORKERS, PERSISTENT])["skipped"]
+    assert skipped == ["its workers are persistent and have lived through earlier passes"]
+
+
 def test_every_boundary_inside_a_constructor_and_a_callable_object(player: Player, folder: Path) -> None:
     assert check(player, [CONSTRUCTORS], folder) == 9
 
@@ -396,6 +438,20 @@ class Box:
             self.v += 1
         return add()
 box = Box()
+def rec(n):
+    got = [n]
+    for q in range(n):
+        got.append(rec(n - 1 - q))
+    return got
+def counter():
+    count = 0
+    def bump(n):
+        nonlocal count
+        while count < n % 3:
+            count += 1
+        return count + n
+    return bump
+bump = counter()
 """
 _SIMPLE = st.sampled_from(
     [
@@ -406,6 +462,9 @@ _SIMPLE = st.sampled_from(
         "seen.append(box.fill(total))",
         "box.v = total % 3",
         "print('small', small(2), total)",
+        "seen.append(rec(total % 3))",
+        "total = bump(total)",
+        "total += sum(e for e in (1, 2))",
         "if (w := total % 5) > 2: print(w)",
         "evens = [e for e in range(total % 4)]",
     ]
@@ -431,7 +490,7 @@ _HEADS = st.sampled_from(
 def _block(draw: st.DrawFn, depth: int) -> list[str]:
     lines: list[str] = []
     for _ in range(draw(st.integers(1, 3 if depth else 2))):
-        kind = draw(st.integers(0, 5)) if depth else 0
+        kind = draw(st.integers(0, 6)) if depth else 0
         if kind < 2:
             lines.append(draw(_SIMPLE))
             continue
@@ -439,6 +498,9 @@ def _block(draw: st.DrawFn, depth: int) -> list[str]:
         name = f"v{depth}"
         if kind == 2:
             lines += [f"c{depth} = 0", f"while c{depth} < 2:", f"    c{depth} += 1", *inner]
+        elif kind == 6:
+            inner = ["    " + line for line in inner]
+            lines += ["match total % 3:", "    case 0 | 1:", *inner, "    case other:", "        print(other)"]
         elif kind == 3:
             lines += [
                 "try:",

@@ -19,11 +19,16 @@ def run(cell):
 """
 
 
-def shell(*cells: str, tail: str = "") -> str:
-    """Return what a shell prints for `cells`, each run in turn in a process of its own."""
+def shell(*cells: str, tail: str = "", typed: str = "") -> str:
+    """Return what a shell prints for `cells`, each run in turn in a process of its own; `typed` is its input."""
     code = HEAD + "".join(f"run({cell!r})\n" for cell in cells) + tail
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        input=typed,
     )
     assert done.returncode == 0, done.stderr
     return re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
@@ -58,6 +63,26 @@ def test_an_error_in_a_head_is_the_one_python_raises(cell: str, line: str, error
     assert line in text
     assert error in text
     assert "ciuic_jupyter" not in text
+
+
+def test_the_debugger_walks_the_users_frames_alone() -> None:
+    failing = (
+        "def f(items):\n    for item in items:\n        with open('/dev/null') as null:\n            item.nothing()\n"
+    )
+    failing += "def g(make):\n    for one in map(make, [1]):\n        pass\n"
+    commands = "where\nup\np items\nquit\n"
+    text = shell(failing, "f([1])", "%debug", "g(f)", "%debug", typed=2 * commands.replace("up\n", ""))
+    assert text.count("item.nothing()") >= 2, "the post-mortem stands where the user's code failed"
+    assert "[1]" in text
+    assert "ciuic_jupyter" not in text
+    assert "runtime.py" not in text
+
+
+def test_a_profile_counts_the_users_functions() -> None:
+    text = shell(
+        "def f():\n    for i in range(3):\n        pass", "%prun -l 30 f()", "%%prun -l 3\nfor i in range(2):\n    f()"
+    )
+    assert "(f)" in text
 
 
 def test_sources_timings_and_names_are_as_without_hooks() -> None:
