@@ -1,4 +1,4 @@
-"""Objects of the standard library that pickle refuses although nothing keeps them from being made again."""
+"""Objects of libraries that pickle refuses, or makes copies of, although nothing keeps them from being made again."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ def handler_for(kind: type) -> Callable[[Graph, Any], Any] | None:
     """Return what reduces objects of `kind`, if it is one of them."""
     if kind in _HANDLERS:
         return _HANDLERS[kind]
+    if any(base.__name__ == "KerasSaveable" and base.__reduce__ is kind.__reduce__ for base in kind.__mro__[:-1]):
+        return _as_it_is
+    if kind.__module__ == "keras.src.utils.tracking" and kind.__name__ == "Tracker":
+        return _as_it_is
     ctypes = sys.modules.get("ctypes")
     if ctypes is not None and issubclass(kind, ctypes.CDLL):
         return _c_library
@@ -30,6 +34,23 @@ def handler_for(kind: type) -> Callable[[Graph, Any], Any] | None:
 
 def _struct(_: Graph, layout: struct.Struct) -> Any:
     return struct.Struct, (layout.format,)
+
+
+def _as_it_is(_: Graph, part: Any) -> Any:
+    """Reduce a model, layer or optimizer of Keras, whose own way is an archive that shares nothing with the rest."""
+    return _bare, (type(part),), dict(vars(part)), None, None, _fill_bare
+
+
+def _bare(kind: type) -> Any:
+    return object.__new__(kind)
+
+
+def _fill_bare(part: Any, state: dict[str, Any]) -> None:
+    object.__getattribute__(part, "__dict__").update(state)
+    if "_trainable_variables_indices" in state:  # of an optimizer; it knows its variables by their addresses
+        part._trainable_variables_indices = {id(one): number for number, one in enumerate(part._trainable_variables)}  # noqa: SLF001
+    if "stored_ids" in state:  # of a tracker
+        part.stored_ids = {name: {id(one) for one in stored} for name, (_, stored) in part.config.items()}
 
 
 def _super(_: Graph, view: Any) -> Any:
