@@ -12,8 +12,10 @@ import ast
 import itertools
 import statistics
 import time
+import timeit
 from typing import Any
 
+from ciuic_jupyter.errors import CiuicError
 from ciuic_jupyter.resume.engine import Engine
 
 REPEATS = 15
@@ -76,6 +78,7 @@ def main() -> None:
             f" {high / low:7.3f} {noise:6.1%}"
         )
     boundary(engine, shell, names)
+    callbacks()
 
 
 def boundary(engine: Engine, shell: Shell, names: dict[str, Any]) -> None:
@@ -104,6 +107,30 @@ def boundary(engine: Engine, shell: Shell, names: dict[str, Any]) -> None:
     print(f"\na boundary, found and recorded  {total / count * 1e6:8.0f} us   ({count} of them)")
     print(f"its record alone                {statistics.median(found) * 1e6:8.0f} us")
     print(f"code to go on from it           {made * 1e6:8.0f} us")
+
+
+def callbacks() -> None:
+    """Time what the callbacks of libraries do while no pause is asked for; nothing for those that are not installed."""
+    from ciuic_jupyter import train
+
+    job, state = train.Job(), {"history": []}
+    timed("job.checkpoint_callback", lambda: job.checkpoint_callback(1, **state))
+    for library, hook, arguments in (
+        ("transformers", "on_step_begin", (None, None, None)),
+        ("transformers", "on_epoch_begin", (None, None, None)),
+        ("keras", "on_epoch_begin", (1,)),
+        ("lightning", "on_train_epoch_start", (None, None)),
+    ):
+        try:
+            method = getattr(getattr(train, f"{library}_callback")(), hook)
+        except CiuicError:
+            continue
+        timed(f"{library} {hook}", lambda method=method, arguments=arguments: method(*arguments))  # type: ignore[misc]
+
+
+def timed(title: str, call: Any, calls: int = 1000) -> None:
+    best = min(timeit.repeat(call, number=calls, repeat=REPEATS)) / calls
+    print(f"{title:32}{best * 1e9:9.0f}ns")
 
 
 if __name__ == "__main__":

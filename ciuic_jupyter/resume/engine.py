@@ -14,7 +14,7 @@ from ciuic_jupyter.resume import modes, position, randomness
 from ciuic_jupyter.resume.iterators import NotResumable, watch_loaders
 from ciuic_jupyter.resume.replay import Way, put_site
 from ciuic_jupyter.resume.rewrite import FRAME, Rewriter, Unit, has_boundary, patch
-from ciuic_jupyter.resume.runtime import Site, marked
+from ciuic_jupyter.resume.runtime import Library, Site, marked
 from ciuic_jupyter.resume.traced import Traced
 
 _log = logging.getLogger(__name__)
@@ -104,7 +104,9 @@ class Engine:
         Site.calm = True
 
     def has_loops(self, source: str) -> bool:
-        """Tell whether a cell has loops of its own, or calls something that has."""
+        """Tell whether a cell has loops of its own, or runs one of a library that has boundaries."""
+        if Site.library:
+            return True
         try:
             return has_boundary(ast.parse(source))
         except (SyntaxError, ValueError):
@@ -137,6 +139,7 @@ class Engine:
     def hook(self, tree: ast.Module) -> ast.Module:
         """Return the tree with hooks, or the rest of the cell that is resumed."""
         watch_loaders()
+        Site.library = False
         self._unit = None  # whatever goes wrong, no code is taken for another cell's
         way, self._armed = self._armed, None
         if way is not None:
@@ -183,7 +186,7 @@ class Engine:
         """Return the name of the user's module that `frame` runs a function of."""
         return self.traced.module_of(frame, unit)
 
-    def _stop(self, place: Site, frame: FrameType) -> None:
+    def _stop(self, place: Site | Library, frame: FrameType) -> None:
         serve = self.serve
         if serve is None or getattr(self._serving, "on", False):
             return

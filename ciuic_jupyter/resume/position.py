@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from ciuic_jupyter.resume import calls, replay
 from ciuic_jupyter.resume.iterators import NotResumable, freeze
 from ciuic_jupyter.resume.rewrite import CELLS, Unit, key_of, path_to, steps
-from ciuic_jupyter.resume.runtime import LOOPS, MANAGERS, Site, site
+from ciuic_jupyter.resume.runtime import LOOPS, MANAGERS, Library, Site, site
 
 _SUSPENDED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 _CALLS = ("CALL", "CALL_KW", "CALL_FUNCTION_EX")
@@ -54,15 +54,20 @@ class Level:
     path: tuple[ast.AST, ...] = ()  # from the function's statement down to the loop or call under way
     wrapper: Any = None
     module: str | None = None  # of the user's, beside the notebook
+    library: Library | None = None  # goes on by itself, at the bottom
     result: str = "returned"  # what the call of this frame gives: what it returns, or its first argument
 
 
-def locate(frame: FrameType, place: Site, units: Units) -> list[Level]:
-    """Return the levels from the cell down to the loop of `place`; NotResumable if code can't be made for one."""
+def locate(frame: FrameType, place: Site | Library, units: Units) -> list[Level]:
+    """Return the levels from the cell down to `place`, a loop; NotResumable if code can't be made for one."""
     levels: list[Level] = []
     current: FrameType | None = frame
-    target: Site | None = place
+    target: Site | None = place if isinstance(place, Site) else None
     again: FrameType | None = None  # our own frame between the one that called and the one that was called
+    if isinstance(place, Library):
+        place.called, outer = _called(frame, units)
+        levels.append(Level(outer, library=place))
+        current = outer.f_back
     while current is not None:
         if replay.is_machinery(current):
             again = again or current
@@ -78,6 +83,20 @@ def locate(frame: FrameType, place: Site, units: Units) -> list[Level]:
         target, again = None, None
         current = current.f_back
     raise NotResumable("it runs outside of a cell")
+
+
+def _called(frame: FrameType, units: Units) -> tuple[FrameType, FrameType]:
+    """Return the frame of the library that the user's code called, and the outermost one below the user's."""
+    chain = [frame]
+    while (up := chain[-1].f_back) is not None and units.unit_of(up.f_code) is None and not replay.is_machinery(up):
+        chain.append(up)
+    if up is None:
+        raise NotResumable("it runs outside of a cell")
+    return next((one for one in reversed(chain) if not _goes_on(one)), frame), chain[-1]
+
+
+def _goes_on(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__", "")).startswith("ciuic_jupyter.train.")
 
 
 def _level(frame: FrameType, place: Site | None, units: Units) -> Level:
@@ -247,6 +266,8 @@ class _Check:
 def describe(levels: list[Level]) -> str:
     """Return where that is, for people."""
     inner = levels[-1]
+    if inner.library is not None:
+        return inner.library.where
     line = getattr(inner.path[-1], "lineno", "?")
     if inner.function is None:
         return f"the loop in line {line}"
@@ -259,6 +280,8 @@ def record(levels: list[Level]) -> list[dict[str, Any]]:
 
 
 def _record(level: Level) -> dict[str, Any]:
+    if level.library is not None:
+        return {"resumer": level.library.resumer, "result": level.result}
     if level.unit is None:
         return {"wrapper": level.wrapper}
     frame, unit = level.frame, level.unit

@@ -87,13 +87,13 @@ class Way:
     def __init__(self, position: Mapping[str, Any], units: Mapping[str, Unit], names_of: NamesOf) -> None:
         """Make the code of all frames but the cell's own; `names_of(frame)` are its live globals, and its file."""
         self._position = position
-        self._recorded: list[Mapping[str, Any]] = list(position["frames"])
+        self._recorded: list[dict[str, Any]] = list(position["frames"])
         self._names_of = names_of
         self._units = units
         self._frames = [Frame(self, number, one) for number, one in enumerate(self._recorded)]
         self._functions: dict[int, Callable[..., Any]] = {}
         for number, one in enumerate(self._recorded):
-            if number and "wrapper" not in one:
+            if number and "unit" in one:
                 self._functions[number] = self._function(number, one)
 
     @property
@@ -118,14 +118,15 @@ class Way:
             return self._frames[int(text.removeprefix(FRAME))]
         return put_site(text)
 
-    def arrived(self) -> None:
-        """Be live from here."""
+    def arrived(self, *, inside: bool = True) -> None:
+        """Be live from here; not `inside`: at the call of a library, which sets its modes by itself."""
         for frame in self._frames:
             frame.on = False
         for recorded in self._recorded:  # what was kept for the way must not stay alive with it
             for part in ("values", "cells", "loops", "managers"):
                 recorded.get(part, {}).clear()
-        modes.put(self._position["modes"])
+        if inside:
+            modes.put(self._position["modes"])
         randomness.put(self._position["random"])
 
     def enter(self, number: int) -> Any:
@@ -133,6 +134,10 @@ class Way:
         recorded = self._recorded[number]
         if "wrapper" in recorded:
             return in_context(recorded["wrapper"], lambda: self.enter(number + 1))
+        if "resumer" in recorded:
+            go_on = recorded.pop("resumer")
+            self.arrived(inside=False)
+            return go_on()
         first = recorded["first"]
         if first is None:
             return self._functions[number]()

@@ -10,6 +10,7 @@ import io
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
+from functools import cached_property
 from types import CodeType, FrameType
 from typing import Any
 
@@ -25,7 +26,8 @@ class Site:
     """One loop or `with` of one unit; the same object wherever its code is."""
 
     calm = True  # of the class: no boundary is wanted by anybody
-    stop: Callable[[Site, FrameType], None] | None = None
+    stop: Callable[[Site | Library, FrameType], None] | None = None
+    library = False  # a library whose loop has boundaries runs in this cell
 
     __slots__ = ("key", "unit")
 
@@ -71,6 +73,33 @@ class Site:
     def manager(self, manager: Any, number: int) -> Manager:
         """Return what enters and leaves as `manager` does, and is known while it is entered."""
         return Manager(manager, (id(sys._getframe(1)), self, number))
+
+
+class Library:
+    """A loop inside a library that goes on by the library's own means, called by the cell or a function of its."""
+
+    def __init__(self, where: str, make: Callable[[FrameType], Callable[[], Any]]) -> None:
+        """`where` is said to people. `make`, given the frame that was called, returns what is called to go on.
+
+        That is saved with everything it holds; what it returns is the value of the call under way. NotResumable from
+        `make` skips this boundary.
+        """
+        self.where = where
+        self._make = make
+        self.called: FrameType | None = None
+
+    @cached_property
+    def resumer(self) -> Callable[[], Any]:
+        """What goes on, the same for each save at this boundary."""
+        assert self.called is not None
+        return self._make(self.called)
+
+
+def offer(library: Library) -> None:
+    """Be a boundary in a library's callback, of the frame that calls this; in the main thread."""
+    stop = Site.stop
+    if stop is not None and not Site.calm and threading.current_thread() is threading.main_thread():
+        stop(library, sys._getframe(1))
 
 
 def site(unit: str, key: str) -> Site:
