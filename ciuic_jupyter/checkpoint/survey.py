@@ -12,8 +12,9 @@ import contextvars
 import ctypes
 import gc
 import sys
+import time
 import types
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -47,19 +48,36 @@ _cache: dict[str, Found] = {}
 
 def look(words: Collection[str] = ()) -> list[Found]:
     """Return what each module but `__main__` holds; into classes only of libraries that `words` name, or of all."""
-    found, main = [], sys.modules.get("__main__")
-    for name, module in list(sys.modules.items()):
-        known = _cache.get(name)
-        deep = not words or name.partition(".")[0] in words
-        if known is None or known.module is not module or known.deep < deep or _counts(known) != known.counts:
-            if module is main:
-                continue
-            known = _seen(name, module, deep)
-            _remember(known)
-        found.append(known)
+    main = sys.modules.get("__main__")
+    found = [_known(name, module, words) for name, module in list(sys.modules.items()) if module is not main]
     for name in _cache.keys() - sys.modules.keys():
         del _cache[name]
     return found
+
+
+def ahead(words: Collection[str], seconds: float) -> Iterator[None]:
+    """Look as `look` will, in slices of `seconds`: what it finds known it only compares."""
+    ends = time.perf_counter() + seconds
+    main = sys.modules.get("__main__")
+    for name, module in list(sys.modules.items()):
+        if module is not main:
+            _known(name, module, words)
+        if time.perf_counter() > ends:
+            yield
+            ends = time.perf_counter() + seconds
+
+
+def is_known(name: str) -> bool:
+    """Tell whether the module `name` is what it was when it was looked at."""
+    return name in _cache and _counts(_cache[name]) == _cache[name].counts
+
+
+def _known(name: str, module: Any, words: Collection[str]) -> Found:
+    known, deep = _cache.get(name), not words or name.partition(".")[0] in words
+    if known is None or known.module is not module or known.deep < deep or _counts(known) != known.counts:
+        known = _seen(name, module, deep)
+        _remember(known)
+    return known
 
 
 def patches(found: Iterable[Found]) -> dict[tuple[str, str], Any]:

@@ -22,6 +22,7 @@ from ciuic_jupyter.kernels.holds import Holds
 from ciuic_jupyter.kernels.kernel_link import KernelLink
 from ciuic_jupyter.kernels.lease import Lease, boottime
 from ciuic_jupyter.kernels.nursery import Nursery
+from ciuic_jupyter.kernels.pause import HOLD
 from ciuic_jupyter.kernels.plane_socket import PlaneSocket
 from ciuic_jupyter.kernels.processes import kill_tree
 from ciuic_jupyter.kernels.runs import Runs
@@ -32,6 +33,7 @@ from ciuic_jupyter.monitor.proof import touch_alive, write_final
 _log = logging.getLogger(__name__)
 
 _GRACE = 2.0  # seconds between SIGTERM and SIGKILL
+_MODULES = {"op": "modules"}
 
 
 def serve(config: AgentConfig, connection: Mapping[str, Any], kernel: int, nursery: Nursery) -> int:
@@ -70,7 +72,10 @@ class Agent:
         self.save_over.set()
         self._unwritten: deque[tuple[Mapping[str, Any], Sequence[bytes | memoryview]]] = deque()
         self._leaving: asyncio.Future[str]
-        self._prepared_for: tuple[str | None, ...] = ()
+        self._prepared_for: tuple[str | None, bool] = (None, False)
+        self._asked = 0  # seconds of that
+        self._preparing = False
+        self._imported: set[str] = set()  # by the nursery
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def live(self, connection: Mapping[str, Any]) -> int:
@@ -259,17 +264,30 @@ class Agent:
                 _log.exception("this machine's directory can't be written")
             if self.departure.due(self.lease.lapsed(boottime())):
                 self.spawn(self.departure.go())
-            if self.kernel == "ready" and self.runs.idle.is_set() and not self.saving:
+            if self.kernel == "ready" and not self.saving:
                 self.spawn(self._prepare_nursery())
             await asyncio.sleep(self.lease.tick)
 
     async def _prepare_nursery(self) -> None:
-        """Between two cells, let the nursery import what the kernel has imported: a save then waits for no import."""
-        if self._prepared_for == (self.runs.last_run,):
+        """Let the nursery import what the kernel has imported: a save then waits for no import.
+
+        A cell under way is asked, too, 1, 2, 4, 8 ... seconds after it began.
+        """
+        run, between = self.runs.last_run, self.runs.idle.is_set()
+        self._asked = self._asked + 1 if self._prepared_for == (run, between) else 1
+        self._prepared_for = (run, between)
+        if self._preparing or self._asked & (self._asked - 1) or (between and self._asked > 1):
             return
-        self._prepared_for = (self.runs.last_run,)
-        with suppress(CiuicError):  # a save will meet the same, and tell
-            await self.nursery.prepare((await self.link.request("modules"))["modules"])
+        self._preparing = True
+        try:
+            told = await (self.link.request("modules") if between else self.link.request_control(HOLD, _MODULES))
+            if not self._imported.issuperset(told["modules"]):
+                self._imported.update(told["modules"])
+                await self.nursery.prepare(told["modules"])
+        except CiuicError:  # a save will meet the same, and tell
+            pass
+        finally:
+            self._preparing = False
 
     async def _end(self, reason: str) -> int:
         """Kill the kernel and all it started, write the last word, close."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import random
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +17,7 @@ from IPython.core.error import InputRejected
 from traitlets import Dict, DottedObjectName, Type
 from traitlets.config import Config
 
+from ciuic_jupyter.checkpoint import process, survey
 from ciuic_jupyter.errors import CheckpointError, CiuicError, UsageError
 from ciuic_jupyter.kernels.hold import Cell, Holder
 from ciuic_jupyter.kernels.kernel_requests import Requests
@@ -25,6 +27,7 @@ from ciuic_jupyter.resume.engine import Engine
 
 REQUEST = "ciuic_request"
 REPLY = "ciuic_reply"
+_SLICE, _PAUSE = 0.005, 0.02  # seconds of a look ahead, and between two
 _STORE = "store_inputs"  # of a history manager
 
 
@@ -64,10 +67,21 @@ class CiuicKernel(IPythonKernel):  # type: ignore[misc]  # ipykernel has no type
         """Answer one request in the main thread, between cells, leaving no trace in the history."""
         content = self.requests.answer(parent["content"])
         self.session.send(stream, REPLY, content, parent, ident)
+        if parent["content"].get("op") == "modules":  # asked soon after a cell
+            cells = [text for text in self.shell.user_ns.get("In", ()) if isinstance(text, str)]
+            self._look_ahead(survey.ahead(process.words(cells), _SLICE))
+
+    def _look_ahead(self, slices: Iterator[None]) -> None:
+        """Look at what libraries hold, so that a save need not; between two slices a cell may begin."""
+        for _ in slices:
+            asyncio.get_running_loop().call_later(_PAUSE, self._look_ahead, slices)
+            return
 
     def ciuic_hold(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
         """Answer one request about the cell under way, in the control thread."""
-        self.session.send(stream, REPLY, self.holder.answer(parent["content"]), parent, ident)
+        content = parent["content"]
+        answer = self.requests.answer if content.get("op") == "modules" else self.holder.answer
+        self.session.send(stream, REPLY, answer(content), parent, ident)
 
     def say(self, parent: Mapping[str, Any], content: Mapping[str, Any]) -> None:
         """Publish a word about a hold."""

@@ -39,6 +39,13 @@ def test_a_second_look_compares_only() -> None:
     assert "json" in same and "concurrent.futures._base" in same and len(same) > len(again) * 0.9
 
 
+def test_a_look_ahead_is_done_in_slices_and_spares_the_next_look() -> None:
+    with mock.patch.object(json, "added", own, create=True):
+        assert not survey.is_known("json")
+        assert len(list(survey.ahead((), 0))) > 100 and survey.is_known("json")
+    assert not survey.is_known("json")
+
+
 @pytest.mark.parametrize("holder", [json, futures.Future, json.JSONDecoder], ids=lambda holder: holder.__name__)
 @pytest.mark.parametrize("wrap", [lambda f: f, classmethod, staticmethod, property], ids=["", "class", "static", "get"])
 def test_a_patch_is_seen_where_it_is_new_and_no_longer_when_it_is_gone(holder: Any, wrap: Any) -> None:

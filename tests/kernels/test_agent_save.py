@@ -56,6 +56,33 @@ def test_a_saved_kernel_goes_on_in_a_new_machine(two: tuple[Path, Path, dict[str
         fresh.close()
 
 
+def test_what_a_cell_under_way_imported_is_imported_where_its_save_will_be_loaded(tmp_path: Path) -> None:
+    with machine(tmp_path, lease_seconds=8) as made:
+        plane = made.connect().ready()
+        agent = made.process.pid
+        nursery = Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
+        maps = [Path(f"/proc/{pid}/maps") for pid in nursery]
+        assert not any("kiwisolver" in each.read_text() for each in maps)
+        others = f"[pid for pid in {nursery} if int(pid) != os.getpid()]"
+        look = f"any('kiwisolver' in open(f'/proc/{{pid}}/maps').read() for pid in {others})"
+        plane.run(
+            f"import kiwisolver, os, time\nends = time.time() + 40\nwhile not {look} and time.time() < ends: pass\n"
+            f"print({look})"
+        )
+        assert plane.text().strip() == "True"
+
+
+def test_libraries_are_looked_at_between_cells_before_a_save_needs_it(tmp_path: Path) -> None:
+    with machine(tmp_path, lease_seconds=4) as made:
+        plane = made.connect().ready()
+        plane.run("import decimal; from ciuic_jupyter.checkpoint import survey")
+        for _ in range(300):
+            plane.run("print(survey.is_known('decimal'))")
+            if plane.text().split()[-1] == "True":
+                break
+        assert plane.text().split()[-1] == "True"
+
+
 def test_a_save_waits_for_the_cell_and_runs_wait_for_the_save(tmp_path: Path) -> None:
     with machine(tmp_path) as made:
         plane = made.connect().ready()
