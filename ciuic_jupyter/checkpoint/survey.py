@@ -15,7 +15,7 @@ import sys
 import time
 import types
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
@@ -49,7 +49,8 @@ _cache: dict[str, Found] = {}
 def look(words: Collection[str] = ()) -> list[Found]:
     """Return what each module but `__main__` holds; into classes only of libraries that `words` name, or of all."""
     main = sys.modules.get("__main__")
-    found = [_known(name, module, words) for name, module in list(sys.modules.items()) if module is not main]
+    with _no_collection():
+        found = [_known(name, module, words) for name, module in list(sys.modules.items()) if module is not main]
     for name in _cache.keys() - sys.modules.keys():
         del _cache[name]
     return found
@@ -57,14 +58,27 @@ def look(words: Collection[str] = ()) -> list[Found]:
 
 def ahead(words: Collection[str], seconds: float) -> Iterator[None]:
     """Look as `look` will, in slices of `seconds`: what it finds known it only compares."""
-    ends = time.perf_counter() + seconds
     main = sys.modules.get("__main__")
-    for name, module in list(sys.modules.items()):
-        if module is not main:
-            _known(name, module, words)
-        if time.perf_counter() > ends:
-            yield
-            ends = time.perf_counter() + seconds
+    left = [each for each in sys.modules.items() if each[1] is not main]
+    while left:
+        ends = time.perf_counter() + seconds
+        with _no_collection():
+            _known(*left.pop(), words)
+            while left and time.perf_counter() < ends:
+                _known(*left.pop(), words)
+        yield
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Spare a look the collections, of everything there is, that its many lists would set off."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def is_known(name: str) -> bool:
