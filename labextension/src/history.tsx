@@ -103,20 +103,22 @@ function Row({ scene, row }: { scene: Scene; row: HistoryRow }): JSX.Element {
   const { trans, locale, model } = scene;
   const when = moment(row.at, model.clock.now(), locale);
   const took = typeof row.seconds === 'number' ? span(row.seconds, locale) : '';
+  const paused =
+    !row.reason || row.reason === 'paused' ? trans.__('Paused') : trans.__('Paused: %1', row.reason);
   const head = (
     <>
-      <span className="ciuic-when">{when}</span>
       <span className="ciuic-what">
         {row.kind === 'pause' ? (
-          <span>{row.reason ? trans.__('Paused: %1', row.reason) : trans.__('Paused')}</span>
+          <span className="ciuic-clip2">{paused}</span>
         ) : (
           <code className="ciuic-clip" title={row.text.slice(0, 300)}>
             {firstLine(row.text)}
           </code>
         )}
         <span className="ciuic-sub">
+          <span className="ciuic-when">{when}</span>
+          {took && <span>{took}</span>}
           <Name text={row.session} />
-          {took && <span> · {took}</span>}
         </span>
       </span>
       <span className="ciuic-cost">

@@ -51,9 +51,17 @@ export class Model implements IDisposable {
     return this._ticked;
   }
 
-  /** Whether what is shown is of now. */
+  /** Whether what is shown is of now, and something can be asked. */
   get fresh(): boolean {
-    return this.link === 'live' || (this.link === 'connecting' && this.plane !== null);
+    return this.link === 'live' && this.plane?.up === true;
+  }
+
+  /** What all sessions cost an hour now; the total follows its sessions a second later. */
+  get rate(): number {
+    const total = this.total;
+    const alike = this.sessions.every(session => session.currency === total?.currency);
+    const sum = this.sessions.reduce((rate, session) => rate + session.rate_nano_per_hour, 0);
+    return alike && this.plane?.up ? sum : (total?.rate_nano_per_hour ?? 0);
   }
 
   get isDisposed(): boolean {

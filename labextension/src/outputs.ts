@@ -16,11 +16,17 @@ export function isMeter(output: Output): boolean {
   return joined(output.data?.['text/html']).includes('ciuic-card');
 }
 
-/** Tell whether a cell's code is run by us; a cell that became a local one keeps its own outputs. */
-export function isTrained(source: string, session: string): boolean {
+/** Return the session that a cell of ours names, '' if it names none, null if it is not run by us. */
+export function sessionIn(source: string): string | null {
   const found = /^\s*(?:#[^\n]*\n\s*)*%%ciuic_train\b([^\n]*)/.exec(source);
   const named = found && /--session[=\s]+(\S+)/.exec(found[1]);
-  return found !== null && (!named || named[1].replace(/^(["'])(.*)\1$/, '$2') === session);
+  return found === null ? null : named ? named[1].replace(/^(["'])(.*)\1$/, '$2') : '';
+}
+
+/** Tell whether a cell's code runs in a session; a cell that became a local one keeps its own outputs. */
+export function isTrained(source: string, session: string): boolean {
+  const named = sessionIn(source);
+  return named === '' || named === session;
 }
 
 /** Tell whether `shown` holds all that a run has put out, in order; more, such as an error of ours, does no harm. */

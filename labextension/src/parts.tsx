@@ -95,12 +95,9 @@ export function BudgetBar(props: {
   );
 }
 
-/** The use of a machine as a line: percent, oldest first. */
+/** The use of a machine as a line: percent, oldest first, two points at least. */
 export function Spark({ what, history }: { what: string; history: number[] }): JSX.Element {
-  const [width, height] = [96, 26];
-  if (history.length < 2) {
-    return <div className="ciuic-spark" aria-hidden="true" />;
-  }
+  const [width, height] = [80, 26];
   const top = Math.max(100, ...history);
   const step = width / (history.length - 1);
   const points = history

@@ -36,7 +36,7 @@ export function SessionCard({ scene, session }: { scene: Scene; session: Session
             {session.instance} · {trans.__('%1/h', price(flow(session), session.currency, locale))}
           </span>
         </div>
-        {session.state === 'running' && <Spark what={what} history={history} />}
+        {session.state === 'running' && history.length > 1 && <Spark what={what} history={history} />}
         {session.state !== 'running' && unspent > 0 && (
           <div className="ciuic-unspent">
             <span className="ciuic-amount2">{money(unspent, session.currency, locale)}</span>

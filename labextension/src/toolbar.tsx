@@ -125,7 +125,7 @@ export class StatusItem extends ReactWidget {
     const { model, trans, locale } = this._scene;
     const { total, plane } = model;
     const session = this._session();
-    const rate = total ? trans.__('%1/h', price(total.rate_nano_per_hour, total.currency, locale)) : '–';
+    const rate = total ? trans.__('%1/h', price(model.rate, total.currency, locale)) : '–';
     const away = plane !== null && !plane.up;
     const text = away ? trans.__('control plane away') : rate;
     return (

@@ -75,6 +75,7 @@ export interface UsageHistory {
 export interface Total {
   currency: string;
   rate_nano_per_hour: number;
+  always_on_rate_nano_per_hour?: number;
   today_nano: number;
   month_nano: number;
   today_always_on_nano: number;

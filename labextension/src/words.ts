@@ -128,16 +128,21 @@ function idleText(session: Session, now: number, { trans, locale }: Tongue): str
 
 /** Return why a session that runs no cell is kept or let go. */
 export function reasonText(session: Session): string {
-  return session.state === 'running' && !session.busy ? (session.idle?.reason ?? '') : '';
+  const reason = session.state === 'running' && !session.busy ? (session.idle?.reason ?? '') : '';
+  return reason.replace(/ [0-9a-f]{32}\b/, ''); // a run's id tells people nothing
+}
+
+/** Return when a run began; one that waits is newer than all. */
+export function begun(run: Run): number {
+  return run.started_at ?? Infinity;
 }
 
 /** Return the newest run of each cell. */
 export function newestRuns(runs: readonly Run[]): Map<string, Run> {
   const found = new Map<string, Run>();
-  const at = (run: Run) => run.started_at ?? Infinity;
   for (const run of runs) {
     const known = run.cell_id === null ? undefined : found.get(run.cell_id);
-    if (run.cell_id !== null && (known === undefined || at(run) >= at(known))) {
+    if (run.cell_id !== null && (known === undefined || begun(run) >= begun(known))) {
       found.set(run.cell_id, run);
     }
   }

@@ -58,7 +58,7 @@ def artifacts() -> Path:
     return ARTIFACTS
 
 
-def _served(app: str, home: Path, *arguments: str) -> Iterator[servers.Server]:
+def served(app: str, home: Path, *arguments: str) -> Iterator[servers.Server]:
     runtime = Path(tempfile.mkdtemp(prefix="ciuic-ui-"))
     server = servers.start(app, home, runtime, *arguments)
     yield server
@@ -71,19 +71,19 @@ def _served(app: str, home: Path, *arguments: str) -> Iterator[servers.Server]:
 @pytest.fixture(scope="package")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
     """JupyterLab."""
-    yield from _served("jupyterlab", tmp_path_factory.mktemp("lab"))
+    yield from served("jupyterlab", tmp_path_factory.mktemp("lab"))
 
 
 @pytest.fixture(scope="package")
 def notebook7(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
     """Notebook 7."""
-    yield from _served("notebook", tmp_path_factory.mktemp("nb7"))
+    yield from served("notebook", tmp_path_factory.mktemp("nb7"))
 
 
 @pytest.fixture(scope="package")
 def culling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
     """JupyterLab with an impatient culler of idle kernels, connected ones included."""
     arguments = ("cull_idle_timeout=8", "cull_interval=1", "cull_connected=True")
-    yield from _served(
+    yield from served(
         "jupyterlab", tmp_path_factory.mktemp("cull"), *(f"--MappingKernelManager.{option}" for option in arguments)
     )
