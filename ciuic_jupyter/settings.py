@@ -35,6 +35,9 @@ class Settings(BaseSettings):
     storage_price_per_hour: Decimal = Field(
         Decimal("0"), ge=0, le=100000, description="price of kept checkpoints, per session-hour"
     )
+    checkpoint_url: str | None = Field(
+        None, description="where checkpoints are kept too, like `s3://bucket/folder`; none: in the state directory only"
+    )
     currency: str = Field("USD", pattern=r"^[A-Z]{3}$", description="currency of prices and budgets")
 
     idle_release: bool = Field(True, description="save and release machines whose kernel is idle")

@@ -94,10 +94,10 @@ def collect(store: Store, key: bytes, *, keep: int, named: Collection[int] = (),
 
 
 def _needed(store: Store, seqs: Iterable[int], key: bytes) -> set[bytes]:
-    return {chunk for seq in sorted(seqs) for chunk in _chunks_of(store.read_manifest(seq, key).body)}
+    return {chunk for seq in sorted(seqs) for chunk in chunks_of(store.read_manifest(seq, key).body)}
 
 
-def _chunks_of(body: Mapping[str, Any]) -> Iterator[bytes]:
+def chunks_of(body: Mapping[str, Any]) -> Iterator[bytes]:
     """Yield the chunks that anything in a manifest's body refers to."""
     left: list[Any] = [body]
     while left:

@@ -9,7 +9,7 @@ import queue
 import secrets
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,15 +53,19 @@ def read_index(path: Path) -> dict[bytes, tuple[int, int]]:
             f"the pack {path} can't be opened: {error.strerror}; use an older checkpoint"
         ) from error
     try:
-        size = os.fstat(number).st_size
-        trailer = os.pread(number, _TRAILER.size, max(0, size - _TRAILER.size))
-        magic, start, count, check = _TRAILER.unpack(trailer) if len(trailer) == _TRAILER.size else (b"", 0, 0, b"")
-        whole = magic == _MAGIC and start + count * _ENTRY.size + _TRAILER.size == size
-        table = os.pread(number, count * _ENTRY.size, start) if whole else b""
+        return index_of(lambda offset, length: os.pread(number, length, offset), os.fstat(number).st_size, str(path))
     finally:
         os.close(number)
+
+
+def index_of(read: Callable[[int, int], bytes], size: int, where: str) -> dict[bytes, tuple[int, int]]:
+    """Do so for a pack of `size` bytes that `read(offset, length)` gives parts of; `where` names it in errors."""
+    trailer = read(size - _TRAILER.size, _TRAILER.size) if size >= _TRAILER.size else b""
+    magic, start, count, check = _TRAILER.unpack(trailer) if len(trailer) == _TRAILER.size else (b"", 0, 0, b"")
+    whole = magic == _MAGIC and start + count * _ENTRY.size + _TRAILER.size == size
+    table = read(start, count * _ENTRY.size) if whole and count else b""
     if not whole or digest(table) != check:
-        raise CheckpointDamaged(f"the index of the pack {path} is damaged or cut off; use an older checkpoint")
+        raise CheckpointDamaged(f"the index of the pack {where} is damaged or cut off; use an older checkpoint")
     return {name: (offset, length) for name, offset, length in _ENTRY.iter_unpack(table)}
 
 

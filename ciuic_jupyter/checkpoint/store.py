@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import hmac
 import json
@@ -22,6 +24,7 @@ _MAGIC = b"ciuic-manifest-1"
 _MAX_MANIFEST = 1 << 30  # bytes
 _READERS = 2
 _APART = 8 << 20  # bytes; smaller blobs are not worth a second thread
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # what file systems say that have none
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,8 @@ class Store:
         self._manifests = self.root / "manifests"
         self._indexes: dict[str, dict[bytes, tuple[int, int]]] = {}
 
-    def _make_folders(self) -> None:
+    def make_folders(self) -> None:
+        """Have a place for packs and manifests."""
         for folder in (self.root, self._chunks, self._manifests):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -99,7 +103,7 @@ class Store:
         SaveFailed if the disk refuses.
         """
         try:
-            self._make_folders()
+            self.make_folders()
             clear_partial(self._chunks)
             writer = PackWriter(self._chunks)
         except OSError as error:
@@ -113,6 +117,14 @@ class Store:
         except BaseException:
             writer.abort()
             raise
+
+    def chunks(self) -> dict[bytes, Path]:
+        """Return the file that has each chunk; what is damaged inside a pack shows where it is read."""
+        return {name: self.pack_path(place[0]) for name, place in self._known().items()}
+
+    def pack_path(self, name: str) -> Path:
+        """Return where the pack called `name` is, or would be."""
+        return self._chunks / name
 
     def reader(self) -> Reader:
         """Return what reads blobs; it sees the packs that are here now."""
@@ -134,14 +146,14 @@ class Store:
 
     def write_manifest(self, body: Mapping[str, Any], key: bytes) -> Manifest:
         """Sign `body` and write it as the newest checkpoint: all of it or nothing, durable when this returns."""
-        self._make_folders()
+        self.make_folders()
         while True:
             seq = (self.manifests() or [0])[-1] + 1
             created = time.time()
             payload = _canonical({"body": body, "created": created, "seq": seq})
             data = _head(payload, key) + payload
             try:
-                if self._publish(self._manifests / f"{seq:08d}.json", data):
+                if self._publish(self.manifest_path(seq), data):
                     return Manifest(seq, json.loads(payload)["body"], created, digest(data).hex())
             except OSError as error:
                 raise _refused(self.root, error) from error
@@ -154,9 +166,15 @@ class Store:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.link(partial, path)  # unlike a rename it never takes the place of another saver's
-        except FileExistsError:
-            return False
+            try:
+                os.link(partial, path)  # unlike a rename it never takes the place of another saver's
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                if not _renamed(partial, path):
+                    return False
         finally:
             partial.unlink(missing_ok=True)
         sync_folder(self._manifests)
@@ -170,19 +188,46 @@ class Store:
         """
         if seq is None:
             seq = (self.manifests() or [0])[-1]
-        path = self._manifests / f"{seq:08d}.json"
+        path = self.manifest_path(seq)
         try:
             number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError as error:
             raise CheckpointError(f"there is no checkpoint {seq} in {self.root}: {error.strerror}") from error
         with os.fdopen(number, "rb") as file:
             data = file.read(_MAX_MANIFEST + 1)
-        payload = _checked(data, key, path)
-        if payload.get("seq") != seq:
-            raise CheckpointUntrusted(
-                f"the manifest {path} belongs to checkpoint {payload.get('seq')}; it was moved here"
-            )
-        return Manifest(seq, payload["body"], payload["created"], digest(data).hex())
+        return checked_manifest(data, seq, key, str(path))
+
+    def manifest_path(self, seq: int) -> Path:
+        """Return where the manifest of checkpoint `seq` is, or would be."""
+        return self._manifests / f"{seq:08d}.json"
+
+    def adopt_manifest(self, data: bytes, seq: int) -> None:
+        """Make checkpoint `seq` out of a manifest that was checked, with its packs here; one that is here stays."""
+        try:
+            self._publish(self.manifest_path(seq), data)
+        except OSError as error:
+            raise _refused(self.root, error) from error
+
+
+def checked_manifest(data: bytes, seq: int, key: bytes, where: str) -> Manifest:
+    """Return the manifest that `data` is, as `Store.read_manifest` does; `where` names it in errors."""
+    payload = _checked(data, key, where)
+    if payload.get("seq") != seq:
+        raise CheckpointUntrusted(f"the manifest {where} belongs to checkpoint {payload.get('seq')}; it was moved here")
+    return Manifest(seq, payload["body"], payload["created"], digest(data).hex())
+
+
+def _renamed(partial: Path, path: Path) -> bool:
+    """Give `partial` the name `path` unless that is taken: who does it here holds a lock, as no link can say it."""
+    number = os.open(path.parent / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX)
+        if path.exists():
+            return False
+        os.rename(partial, path)
+        return True
+    finally:
+        os.close(number)
 
 
 class Reader:
@@ -278,7 +323,7 @@ def _head(payload: bytes, key: bytes) -> bytes:
     return b" ".join((_MAGIC, check, sign)) + b"\n"
 
 
-def _checked(data: bytes, key: bytes, path: Path) -> dict[str, Any]:
+def _checked(data: bytes, key: bytes, path: str) -> dict[str, Any]:
     head, _, payload = data.partition(b"\n")
     words = head.split(b" ")
     if len(words) != 3 or words[0] != _MAGIC or words[1] != digest(payload).hex().encode():

@@ -79,6 +79,11 @@ class Context:
         private_directory(self.settings.state_dir / "checkpoints")
         return private_directory(self.settings.state_dir / "checkpoints" / f"{book.name}-{book.life[:8]}")
 
+    def remote(self, book: Book) -> str | None:
+        """Return the address of a session's checkpoints elsewhere; None if they are here alone."""
+        url = self.settings.checkpoint_url
+        return f"{url.rstrip('/')}/{self.store_directory(book).name}" if url else None
+
     def token(self, intent: str) -> str:
         """Return the token of an intent's agent: derived, so that it is kept nowhere."""
         return hmac.new(self.key, f"agent {intent}".encode(), "sha256").hexdigest()
@@ -100,6 +105,7 @@ class Context:
             "first_seq": first_seq,
             "store": str(self.store_directory(book)),
             "key_hex": self.key.hex(),
+            "remote": self.remote(book),
             "checkpoint": book.intent["checkpoint"],
             "cwd": book.cwd if book.cwd and os.path.isdir(book.cwd) else None,
             "env": {},

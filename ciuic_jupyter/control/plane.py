@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from ciuic_jupyter.checkpoint.remote import check_url
 from ciuic_jupyter.control import views
 from ciuic_jupyter.control.board import Board
 from ciuic_jupyter.control.clock import Clock
@@ -39,6 +40,8 @@ class Plane:
     ) -> None:
         """Open the ledger in the settings' state directory; LedgerError if it can't be trusted."""
         self.settings = settings
+        if settings.checkpoint_url is not None:
+            check_url(settings.checkpoint_url)
         state = private_directory(settings.state_dir)
         runtime = private_directory(settings.runtime_dir)
         clock = clock or Clock()

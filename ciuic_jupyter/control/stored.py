@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from ciuic_jupyter.checkpoint.remote import Remote
 from ciuic_jupyter.checkpoint.store import Manifest, Store
 from ciuic_jupyter.errors import CheckpointError, CiuicError, UnknownName, UsageError, by_name
 
@@ -51,7 +52,10 @@ def _manifest(runner: Runner) -> Manifest:
     context, book = runner.context, runner.book
     if book.checkpoint is None:
         raise UsageError(f"session {book.name} has no checkpoint yet; a pause makes one: `ciuic pause {book.name}`")
-    return Store(context.store_directory(book)).read_manifest(int(book.checkpoint["seq"]), context.key)
+    store, seq = Store(context.store_directory(book)), int(book.checkpoint["seq"])
+    if (url := context.remote(book)) is not None:
+        Remote(url).fetch(store, seq, context.key)
+    return store.read_manifest(seq, context.key)
 
 
 async def kinds(runner: Runner) -> dict[str, str]:

@@ -37,6 +37,7 @@ class AgentConfig:
     intent: str = ""
     first_seq: int = 1
     checkpoint: int | None = None
+    remote: str | None = None  # address of this session's checkpoints elsewhere; a save counts when it is there too
     cwd: str | None = None
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     lease_seconds: float = 600.0

@@ -9,7 +9,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from ciuic_jupyter.checkpoint.store import Store
+from ciuic_jupyter.checkpoint.remote import Remote
+from ciuic_jupyter.checkpoint.store import Manifest, Store
 from ciuic_jupyter.errors import CheckpointDamaged, CiuicError, KernelDied, SaveFailed
 from ciuic_jupyter.kernels.agent_config import AgentConfig
 from ciuic_jupyter.kernels.holds import Holds
@@ -42,6 +43,7 @@ class Saver:
         self._nursery = nursery
         self._progress = progress
         self._store = Store(config.store)
+        self._remote = Remote(config.remote) if config.remote else None
 
     async def save(self, *, passing: bool = False) -> dict[str, Any]:
         """Write a checkpoint that was loaded back in a fresh process, between cells or of one that holds.
@@ -59,6 +61,11 @@ class Saver:
             self._progress("signing", 2, 3)
             manifest = await asyncio.to_thread(self._sign, body)
             seconds["sign"] = time.monotonic() - signing
+            if self._remote is not None:
+                self._progress("uploading", 2, 3)
+                seconds["upload"] = 0.0
+                with _timed(seconds, "upload"):
+                    await asyncio.to_thread(self._upload, self._remote, manifest)
         except (SaveFailed, KernelDied):
             raise
         except (CiuicError, OSError) as error:
@@ -129,7 +136,15 @@ class Saver:
         with suppress(CiuicError):  # the test-load will meet the same, and tell
             await self._nursery.prepare(modules)
 
-    def _sign(self, body: Mapping[str, Any]) -> Any:
+    def _upload(self, remote: Remote, manifest: Manifest) -> None:
+        """Have the checkpoint where the next machine will read it, or not at all: then it is no checkpoint here too."""
+        try:
+            remote.push(self._store, manifest.seq, self._config.secrets.key)
+        except BaseException:
+            self._store.manifest_path(manifest.seq).unlink(missing_ok=True)
+            raise
+
+    def _sign(self, body: Mapping[str, Any]) -> Manifest:
         manifest = self._store.write_manifest(dict(body), self._config.secrets.key)
         self._store.read_manifest(manifest.seq, self._config.secrets.key)  # from where the next machine will read it
         return manifest
@@ -140,6 +155,8 @@ class Saver:
         CheckpointUntrusted or CheckpointDamaged before anything is loaded; what the kernel raises.
         """
         begun = time.monotonic()
+        if self._remote is not None:
+            await asyncio.to_thread(self._remote.fetch, self._store, seq, self._config.secrets.key)
         manifest = await asyncio.to_thread(self._store.read_manifest, seq, self._config.secrets.key)
         reply = await self._link.request("restore", store=str(self._config.store), body=manifest.body)
         report = {key: value for key, value in reply.items() if key != "status"}
