@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -25,7 +26,7 @@ from ciuic_jupyter.kernels.nursery import Nursery
 from ciuic_jupyter.kernels.pause import HOLD
 from ciuic_jupyter.kernels.plane_socket import PlaneSocket
 from ciuic_jupyter.kernels.processes import kill_tree
-from ciuic_jupyter.kernels.runs import Runs
+from ciuic_jupyter.kernels.runs import Run, Runs
 from ciuic_jupyter.kernels.saving import Kernel, Saver
 from ciuic_jupyter.kernels.usage import Usage
 from ciuic_jupyter.monitor.proof import touch_alive, write_final
@@ -34,6 +35,8 @@ _log = logging.getLogger(__name__)
 
 _GRACE = 2.0  # seconds between SIGTERM and SIGKILL
 _MODULES = {"op": "modules"}
+NO_BOUNDARY_AFTER = 10.0  # seconds of a run before it is told that there is none
+NO_BOUNDARY = "This cell has no loop turn to pause at: a pause waits for its end."
 
 
 def serve(config: AgentConfig, connection: Mapping[str, Any], kernel: int, nursery: Nursery) -> int:
@@ -76,6 +79,7 @@ class Agent:
         self._asked = 0  # seconds of that
         self._preparing = False
         self._imported: set[str] = set()  # by the nursery
+        self._looked_at: Run | None = None  # for boundaries
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def live(self, connection: Mapping[str, Any]) -> int:
@@ -266,7 +270,17 @@ class Agent:
                 self.spawn(self.departure.go())
             if self.kernel == "ready" and not self.saving:
                 self.spawn(self._prepare_nursery())
+            run = self.runs.current
+            if run is not None and run is not self._looked_at and time.monotonic() - run.begun > NO_BOUNDARY_AFTER:
+                self._looked_at = run
+                self.spawn(self._tell_no_boundary(run))
             await asyncio.sleep(self.lease.tick)
+
+    async def _tell_no_boundary(self, run: Run) -> None:
+        """Say it of a run that can't be paused before its end."""
+        with suppress(CiuicError):
+            if await self.holds.never() and self.runs.current is run:
+                self.emit({"kind": "note", "run": run.run, "text": NO_BOUNDARY, "level": "info"})
 
     async def _prepare_nursery(self) -> None:
         """Let the nursery import what the kernel has imported: a save then waits for no import.

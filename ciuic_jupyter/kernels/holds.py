@@ -139,6 +139,15 @@ class Holds:
             "has_loops": bool(told["has_loops"]),
         }
 
+    async def never(self) -> bool:
+        """Tell whether the cell under way surely has no boundary; False where its kernel does not answer."""
+        if self._runs.current is None or self._link is None:
+            return False
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LOOK_SECONDS):
+                return not (await self._link.request_control(HOLD, {"op": "look"}))["has_loops"]
+        return False
+
     def died(self, reason: str) -> None:
         """The kernel's process ended: so does everything that waits for it, with KernelDied."""
         self._dead = reason

@@ -12,8 +12,9 @@ from typing import Any
 
 from ciuic_jupyter.resume import modes, position, randomness
 from ciuic_jupyter.resume.iterators import NotResumable, watch_loaders
+from ciuic_jupyter.resume.reach import may_hold
 from ciuic_jupyter.resume.replay import Way, put_site
-from ciuic_jupyter.resume.rewrite import FRAME, Rewriter, Unit, has_boundary, patch
+from ciuic_jupyter.resume.rewrite import FRAME, Rewriter, Unit, patch
 from ciuic_jupyter.resume.runtime import Library, Site, marked
 from ciuic_jupyter.resume.traced import Traced
 
@@ -104,11 +105,11 @@ class Engine:
         Site.calm = True
 
     def has_loops(self, source: str) -> bool:
-        """Tell whether a cell has loops of its own, or runs one of a library that has boundaries."""
+        """Tell whether a cell may have a boundary: in its own loops, in what it calls by name, or in a library."""
         if Site.library:
             return True
         try:
-            return has_boundary(ast.parse(source))
+            return may_hold(ast.parse(source), [unit.tree for unit in list(self._units.values())])
         except (SyntaxError, ValueError):
             return False
 

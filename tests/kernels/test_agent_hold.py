@@ -498,3 +498,21 @@ def test_a_running_cell_without_a_hold_makes_a_save_wait_and_a_checkpoint_needs_
         saving = plane.ask("save")
         assert saving not in plane.replies
         assert plane.reply(saving)["report"]["run"] is None and ended(plane)["status"] == "ok"
+
+
+SOON = "from ciuic_jupyter.kernels import agent_core; agent_core.NO_BOUNDARY_AFTER = 0.0"
+
+
+def test_a_cell_that_stays_on_and_can_not_be_paused_says_so_once(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with machine(tmp_path / "a", before=SOON) as made:
+        plane = made.connect().ready()
+        plane.call("run", run="long", code="import threading; threading.Event().wait()")
+        note = plane.until(lambda e: e["kind"] == "note")
+        assert note["run"] == "long" and "no loop turn to pause at" in note["text"]
+        plane.call("interrupt", run="long")
+        ended(plane)
+        plane.call("run", run="loop", code="while not threading.Event().wait(0.01): pass")
+        plane.until(lambda e: e["kind"] == "run_started" and e["run"] == "loop")
+        assert plane.call("hold")["held"]
+        assert len([e for e in plane.events if e["kind"] == "note"]) == 1
