@@ -37,7 +37,7 @@ def events(made: Machine) -> list[dict[str, object]]:
 
 
 def test_a_machine_nobody_hears_saves_and_leaves(tmp_path: Path) -> None:
-    with machine(tmp_path, lease_seconds=2) as made:
+    with machine(tmp_path, lease_seconds=4) as made:
         plane = made.connect().ready()
         plane.run("kept = 'yes'")
         plane.cut()
@@ -47,19 +47,19 @@ def test_a_machine_nobody_hears_saves_and_leaves(tmp_path: Path) -> None:
 
 
 def test_a_running_cell_goes_on_to_its_end_first(tmp_path: Path) -> None:
-    with machine(tmp_path, lease_seconds=1) as made:
+    with machine(tmp_path, lease_seconds=4) as made:  # long enough for a busy machine's plane to ask
         plane = made.connect().ready()
-        plane.call("run", run="long", code="import time\ntime.sleep(4)\ndone = 'yes'\nprint('done')")
+        plane.call("run", run="long", code="import time\ntime.sleep(7)\ndone = 'yes'\nprint('done')")
         plane.cut()
         assert made.process.wait(timeout=60) == 0
         told = events(made)
     (ended,) = [e for e in told if e["kind"] == "run_ended"]
-    assert ended["status"] == "ok" and float(str(ended["seconds"])) > 3.9
+    assert ended["status"] == "ok" and float(str(ended["seconds"])) > 6.9
     assert "done" in Store(tmp_path / "store").read_manifest(None, KEY).body["names"]
 
 
 def test_past_the_deadline_the_cell_is_interrupted_and_what_it_made_is_saved(tmp_path: Path) -> None:
-    with machine(tmp_path, lease_seconds=1, deadline=3, preempt_seconds=1) as made:
+    with machine(tmp_path, lease_seconds=4, deadline=6, preempt_seconds=1) as made:
         plane = made.connect().ready()
         plane.call("run", run="long", code="import time\nmade = 'yes'\ntime.sleep(600)  # no boundary to hold at")
         plane.until(lambda e: e["kind"] == "run_started")
