@@ -426,7 +426,7 @@ def test_a_sigterm_that_finds_no_boundary_ends_the_machine(tmp_path: Path, how: 
 def test_past_the_deadline_an_unheard_machine_saves_its_cell_where_it_holds(
     tmp_path: Path, shared: dict[str, Any]
 ) -> None:
-    with machine(tmp_path / "a", **shared, lease_seconds=1, deadline=4) as made:
+    with machine(tmp_path / "a", **shared, lease_seconds=4, deadline=6) as made:
         plane = made.connect().ready()
         start(plane, COUNTS.replace("60", "6000"))
         plane.cut()
@@ -438,7 +438,7 @@ def test_past_the_deadline_an_unheard_machine_saves_its_cell_where_it_holds(
 def test_a_cell_held_for_a_plane_that_is_gone_is_saved_and_the_machine_leaves(
     tmp_path: Path, shared: dict[str, Any]
 ) -> None:
-    with machine(tmp_path / "a", **shared, lease_seconds=1) as made:
+    with machine(tmp_path / "a", **shared, lease_seconds=4) as made:
         plane = made.connect().ready()
         start(plane)
         plane.call("hold")
