@@ -31,8 +31,9 @@ _in_arena: list[threading.Thread] = []  # the one that still writes from it
 class Pending:
     """A save whose bytes are on their way to the store."""
 
-    def __init__(self, how: How, begun: float) -> None:
+    def __init__(self, how: How, begun: float, head: dict[str, Any]) -> None:
         self.how: How = how  # "inline" as soon as the caller's thread had to write
+        self.head = head  # the body without what the writer adds; its placeholders are all there are
         self.why = ""  # why that had to be
         self.seconds: dict[str, float] = {}  # blocked: of the caller; durable: until all was on the disk
         self._begun = begun
@@ -64,7 +65,7 @@ class _Inline(Pending):
     """Written before the caller went on."""
 
     def __init__(self, walk: Walked, store: Store, begun: float, why: str = "") -> None:
-        super().__init__("inline", begun)
+        super().__init__("inline", begun, walk.head)
         self.why = why
         self._body = {**walk.head, **_written(walk.graph.stream, walk.graph.buffers, store, _nobody)}
         self.seconds["durable"] = time.monotonic() - self._begun
@@ -74,10 +75,10 @@ class _Forked(Pending):
     """Written by a child."""
 
     def __init__(self, walk: Walked, store: Store, begun: float, again: Callable[[], dict[str, Any]]) -> None:
-        super().__init__("fork", begun)
+        super().__init__("fork", begun, walk.head)
         views = _own_copies(walk.graph.buffers)
         stream = walk.graph.stream
-        self._head, self._again, self._thread = walk.head, again, threading.get_ident()
+        self._again, self._thread = again, threading.get_ident()
         self._child: Child | None = Child(lambda beat: _timed(_written(stream, views, store, beat)))
 
     def done(self) -> bool:
@@ -94,14 +95,14 @@ class _Forked(Pending):
             return self._again()
         self._child = None
         self.seconds["durable"] = written.pop("ended") - self._begun
-        return {**self._head, **written}
+        return {**self.head, **written}
 
 
 class _Staged(Pending):
     """Copied into the arena and written by a thread."""
 
     def __init__(self, walk: Walked, store: Store, begun: float) -> None:
-        super().__init__("arena", begun)
+        super().__init__("arena", begun, walk.head)
         for thread in _in_arena:  # one that is still writing from it
             thread.join()
         stream = walk.graph.stream
@@ -111,7 +112,7 @@ class _Staged(Pending):
         self._stream: list[bytes | memoryview] = list(stream)
         for index, copied in zip(alive, copies[len(views) :], strict=True):
             self._stream[index] = copied
-        self._head, self._store = walk.head, store
+        self._store = store
         self._written: dict[str, Any] = {}
         self._error: BaseException | None = None
         self._writer = threading.Thread(target=self._write, args=(views,), name="checkpoint from arena", daemon=True)
@@ -135,7 +136,7 @@ class _Staged(Pending):
             kind = type(self._error).__name__
             raise SaveFailed(f"the copy could not be written ({kind}: {self._error}); save again") from self._error
         self.seconds["durable"] = self._written.pop("ended") - self._begun
-        return {**self._head, **self._written}
+        return {**self.head, **self._written}
 
 
 def snapshot(

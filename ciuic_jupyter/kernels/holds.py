@@ -7,13 +7,16 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ciuic_jupyter.errors import CiuicError, KernelDied, UsageError, by_name
 from ciuic_jupyter.kernels.kernel_link import KernelLink
+from ciuic_jupyter.kernels.later import read_body
 from ciuic_jupyter.kernels.pause import HOLD
 from ciuic_jupyter.kernels.runs import Run, Runs
 
+_POLL_SECONDS = 0.02
 _LOOK_SECONDS = 2.0  # a kernel whose cell is deep in a library answers late
 
 
@@ -122,6 +125,16 @@ class Holds:
             return await hold.saved
         finally:
             hold.saved = None
+
+    async def written(self, path: Path) -> dict[str, Any]:
+        """Wait for the body of a save `later`, which the kernel tells in `path`; KernelDied if it ends before."""
+        while (body := await asyncio.to_thread(read_body, path)) is None:
+            if self._dead is not None:
+                raise KernelDied(self._dead)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_POLL_SECONDS):
+                    await self._changed.wait()
+        return body
 
     async def look(self) -> dict[str, Any]:
         """Tell how the hold stands: {run, held, asked_seconds, skipped, has_loops}."""

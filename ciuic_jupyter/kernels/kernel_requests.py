@@ -15,6 +15,7 @@ from typing import Any
 from ciuic_jupyter.errors import CiuicError, ProtocolError, UnknownName, UsageError
 from ciuic_jupyter.kernels import kernel_state, variables
 from ciuic_jupyter.kernels.hold import Cell, Refused
+from ciuic_jupyter.kernels.later import Later
 from ciuic_jupyter.kernels.pause import is_position
 from ciuic_jupyter.resume.engine import Engine
 
@@ -43,6 +44,7 @@ class Requests:
         self._shell = shell
         self._engine = engine
         self._watch = kernel_state.Watch()
+        self._later: Later | None = None  # a save whose bytes may still be on their way
         self._own_modules = frozenset(sys.modules)  # of the kernel itself, before any cell
         self._ops: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
             "save": self.save,
@@ -84,7 +86,11 @@ class Requests:
             return self._save(request, self.suspended, kernel_state.session_state(self._shell))
 
     def save_held(self, request: Mapping[str, Any], cell: Cell, position: Any) -> dict[str, Any]:
-        """Do the same in the middle of `cell`, and tell the modules; Refused if its position can't be saved."""
+        """Do the same in the middle of `cell`, and tell the modules; Refused if its position can't be saved.
+
+        With `later` in the request the cell may go on at once: the body, or what failed, is told in `body_path` when
+        the bytes are durable.
+        """
         suspended = Suspended(position, cell.count, cell.store_history, cell.allow_stdin)
         held = cell.count if cell.store_history else None
         with kernel_state.between_cells(self._shell):
@@ -95,16 +101,19 @@ class Requests:
         from ciuic_jupyter.checkpoint.namespace import capture  # noqa: PLC0415 - only a kernel that is saved needs it
         from ciuic_jupyter.checkpoint.store import Store  # noqa: PLC0415
 
+        if self._later is not None:
+            self._later.join()
         placeholders = kernel_state.give_up(state, request.get("placeholders") or {})
         if suspended is not None:
             _check_position(placeholders)
-        body = capture(
-            self._shell.user_ns,
-            Store(Path(request["store"])),
-            hidden=kernel_state.hidden_names(self._shell),
-            state={**state, "resume": self._engine.state(), **(suspended.state() if suspended else {})},
-            force_placeholders=placeholders,
-        )
+        parts: dict[str, Any] = {
+            "hidden": kernel_state.hidden_names(self._shell),
+            "state": {**state, "resume": self._engine.state(), **(suspended.state() if suspended else {})},
+            "force_placeholders": placeholders,
+        }
+        if request.get("later"):
+            return self._save_later(request, parts)
+        body = capture(self._shell.user_ns, Store(Path(request["store"])), **parts)
         if suspended is not None:
             _check_position({line["path"]: line["reason"] for line in body["placeholders"]})
         body["trace"] = self._engine.traced_names()
@@ -114,6 +123,27 @@ class Requests:
             variables.write_file([json.dumps(body).encode()], Path(path))
             return {"body_path": path, "running": running}
         return {"body": body, "running": running}
+
+    def _save_later(self, request: Mapping[str, Any], parts: Mapping[str, Any]) -> dict[str, Any]:
+        from ciuic_jupyter.checkpoint.snapshot import snapshot  # noqa: PLC0415 - see capture
+        from ciuic_jupyter.checkpoint.store import Store  # noqa: PLC0415
+
+        self._later = later = Later(Path(request["body_path"]))
+        running = self._watch.running()
+        try:
+            pending = snapshot(self._shell.user_ns, Store(Path(request["store"])), "arena", **parts)
+            try:
+                _check_position({line["path"]: line["reason"] for line in pending.head["placeholders"]})
+            except Refused:
+                with suppress(CiuicError):
+                    pending.body()  # or it would still be written when the next save begins
+                raise
+        except BaseException:
+            later.drop()
+            raise
+        lines = [{"name": "", "path": "", "reason": what} for what in running]
+        later.start(pending, {"trace": self._engine.traced_names(), "placeholders": lines})
+        return {"body_path": request["body_path"], "later": True, "running": running}
 
     def restore(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Fill the namespace, which stays the same dict, from a body (or `body_path`) that the agent has verified.

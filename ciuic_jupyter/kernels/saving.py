@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ciuic_jupyter.checkpoint.remote import Remote
@@ -48,7 +50,8 @@ class Saver:
     async def save(self, *, passing: bool = False) -> dict[str, Any]:
         """Write a checkpoint that was loaded back in a fresh process, between cells or of one that holds.
 
-        Return {seq, report}. With `passing` the cell under way is held only while it is captured.
+        Return {seq, report}. With `passing` the cell under way is held only while its memory is copied; it goes
+        on while that is written and checked.
 
         SaveFailed says why there is none; the kernel lives on. A manifest is signed after its data passed, so that
         what the next machine finds newest is always one that loads.
@@ -81,9 +84,7 @@ class Saver:
         for attempt in range(1, _BOUNDARIES + 1):
             if passing:
                 await self._holds.hold(keep=False)
-            body, modules = await self._capture(forced, position, seconds)
-            if passing:
-                await self._holds.release()
+            body, modules = await self._capture(forced, position, seconds, passing)
             await self._prepare(modules)
             self._progress("verifying", 1, 3)
             try:
@@ -108,9 +109,9 @@ class Saver:
         )
 
     async def _capture(
-        self, forced: Mapping[str, str], position: Mapping[str, str], seconds: dict[str, float]
+        self, forced: Mapping[str, str], position: Mapping[str, str], seconds: dict[str, float], passing: bool
     ) -> tuple[dict[str, Any], list[str]]:
-        """Wait until no cell runs or the one that runs holds, and have the kernel save.
+        """Wait until no cell runs or the one that runs holds, and have the kernel save; with `passing` let it go on.
 
         Return the body, which says which run, and the modules that loading it needs and the nursery may lack.
         `position` is what did not load of the position in the last save: the cell goes on to its next boundary.
@@ -124,10 +125,21 @@ class Saver:
                     suspended = self._runs.suspended
                     reply = await self._link.request("save", store=store, placeholders=dict(forced), cell=suspended)
                     return {**reply["body"], "run": suspended}, []
-                held = await self._holds.capture({"store": store, "placeholders": {**forced, **position}})
-                if held is not None:
-                    return {**held["body"], "run": held["run"]}, list(held["modules"])
+                request: dict[str, Any] = {"store": store, "placeholders": {**forced, **position}}
+                if passing:
+                    path = self._config.directory / f"body-{secrets.token_hex(8)}.json"
+                    request |= {"later": True, "body_path": str(path)}
+                held = await self._holds.capture(request)
+            if held is not None:
+                body = await self._written(Path(held["body_path"]), seconds) if passing else held["body"]
+                return {**body, "run": held["run"]}, list(held["modules"])
             position = {}
+
+    async def _written(self, path: Path, seconds: dict[str, float]) -> dict[str, Any]:
+        await self._holds.release()
+        seconds.setdefault("write", 0.0)
+        with _timed(seconds, "write"):
+            return await self._holds.written(path)
 
     async def _prepare(self, modules: Sequence[str]) -> None:
         """Have the nursery import once what every test-load of a cell will need; between cells it did so before."""
