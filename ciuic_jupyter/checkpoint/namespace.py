@@ -114,15 +114,20 @@ def capture(
     hidden: Collection[str] = HIDDEN,
     state: Mapping[str, Any] | None = None,
     force_placeholders: Mapping[str, str] | None = None,
+    tell: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Save the variables of `namespace` but `hidden` ones and return the manifest's body, for `write_manifest`.
 
     `state` is saved in the same graph and comes back from `restore`. `force_placeholders` maps names or paths
     (`cfg['db']`) to the reason why they are given up, as `verify` reports them. What can't be saved is in the body's
-    `placeholders`; SaveFailed only if the disk refuses. Nothing of the user's may run meanwhile.
+    `placeholders`; SaveFailed only if the disk refuses. Nothing of the user's may run meanwhile. `tell` is called with
+    the bytes done and in all, after each chunk.
     """
     with walked(namespace, hidden=hidden, state=state, force_placeholders=force_placeholders) as walk:
         with store.save() as save:
+            if tell is not None:
+                total = _size(walk.graph.stream, walk.graph.buffers)
+                save.tell = lambda done: tell(done, total)
             written = write(walk.graph.stream, walk.graph.buffers, save)
         return {**walk.head, **written}
 
@@ -277,6 +282,17 @@ def write(stream: Iterable[bytes | memoryview], views: Iterable[memoryview], sav
             small += view
     blobs = {"pickle": save.add(b"".join(stream)), "small": save.add(small)}
     return {"blobs": blobs, "buffers": buffers, "bytes_total": save.bytes_total, "bytes_written": save.bytes_written}
+
+
+def _size(stream: Iterable[bytes | memoryview], views: Iterable[memoryview]) -> int:
+    """Return the bytes that `write` will store."""
+    small = total = 0
+    for view in views:
+        if view.nbytes >= _APART:
+            total += view.nbytes
+        else:
+            small += -small % _ALIGN + view.nbytes
+    return total + small + sum(len(part) for part in stream)
 
 
 # restoring

@@ -10,7 +10,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -44,6 +44,7 @@ class Save:
         self._writer = writer
         self._known = known
         self.bytes_total = 0
+        self.tell: Callable[[int], None] | None = None  # called with `bytes_total` after each chunk
 
     @property
     def bytes_written(self) -> int:
@@ -59,7 +60,9 @@ class Save:
             if name not in self._known and name not in self._writer:
                 self._writer.add(name, piece)
             names.append(name.hex())
-        self.bytes_total += view.nbytes
+            self.bytes_total += piece.nbytes
+            if self.tell is not None:
+                self.tell(self.bytes_total)
         return {"size": view.nbytes, "chunks": names}
 
 

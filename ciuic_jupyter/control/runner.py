@@ -476,9 +476,11 @@ class Runner:
             self.feed_viewers.status(soon=True)  # meters draw the use of a machine while a cell runs, twice a second
 
     def progress(self, header: Header) -> None:
-        """A step of a save."""
+        """A step of a save, and how much of its bytes is written where the agent knows."""
         if self.book.state is State.SAVING:
+            share = header.get("share")
             self.step_text = str(header.get("step"))
+            self.saved_share = min(1.0, max(0.0, float(share))) if isinstance(share, int | float) else None
             self.changed()
 
     # -- what time brings

@@ -205,8 +205,9 @@ class Agent:
         self.runs.died(reason)
         self.emit({"kind": "kernel", "run": None, "state": "dead", "exit_code": code, "signal": number})
 
-    def _progress(self, step: str, done: int, total: int) -> None:
-        self.socket.tell({"type": "progress", "step": step, "done": done, "total": total})
+    def _progress(self, step: str, done: int, total: int, share: float | None = None) -> None:
+        told = {} if share is None else {"share": share}
+        self.socket.tell({"type": "progress", "step": step, "done": done, "total": total, **told})
 
     async def save(self) -> dict[str, Any]:
         """Save the cell that holds, or behind the one under way; no cell starts meanwhile.

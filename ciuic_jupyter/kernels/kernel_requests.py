@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ciuic_jupyter.errors import CiuicError, ProtocolError, UnknownName, UsageError
-from ciuic_jupyter.kernels import kernel_state, variables
+from ciuic_jupyter.kernels import kernel_state, share, variables
 from ciuic_jupyter.kernels.hold import Cell, Refused
 from ciuic_jupyter.kernels.later import Later
 from ciuic_jupyter.kernels.pause import is_position
@@ -113,7 +113,8 @@ class Requests:
         }
         if request.get("later"):
             return self._save_later(request, parts)
-        body = capture(self._shell.user_ns, Store(Path(request["store"])), **parts)
+        with share.telling(request.get("share_path")) as tell:
+            body = capture(self._shell.user_ns, Store(Path(request["store"])), **parts, tell=tell)
         if suspended is not None:
             _check_position({line["path"]: line["reason"] for line in body["placeholders"]})
         body["trace"] = self._engine.traced_names()

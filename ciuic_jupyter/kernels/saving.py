@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ciuic_jupyter.checkpoint.remote import Remote
 from ciuic_jupyter.checkpoint.store import Manifest, Store
 from ciuic_jupyter.errors import CheckpointDamaged, CiuicError, KernelDied, SaveFailed
+from ciuic_jupyter.kernels import share
 from ciuic_jupyter.kernels.agent_config import AgentConfig
 from ciuic_jupyter.kernels.holds import Holds
 from ciuic_jupyter.kernels.kernel_link import KernelLink
@@ -24,7 +25,14 @@ from ciuic_jupyter.kernels.runs import Runs
 _ATTEMPTS = 3  # captures of one save: each forces the names that failed to load into placeholders
 _BOUNDARIES = 20  # captures of one cell that holds, when what fails is the position alone: each at another boundary
 
-Progress = Callable[[str, int, int], None]
+SHARE_SECONDS = 0.2  # between two looks at how much is written
+
+
+class Progress(Protocol):
+    """Who hears how a save goes on."""
+
+    def __call__(self, step: str, done: int, total: int, share: float | None = None) -> None:
+        """Take a step and its number of `total`; of one that writes also the share of its bytes, 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -116,24 +124,55 @@ class Saver:
         Return the body, which says which run, and the modules that loading it needs and the nursery may lack.
         `position` is what did not load of the position in the last save: the cell goes on to its next boundary.
         """
-        store = str(self._config.store)
         while True:
             await self._holds.settled()
             self._progress("capturing", 0, 3)
+            about: dict[str, Any] = {"store": str(self._config.store), "placeholders": {**forced, **position}}
             with _timed(seconds, "capture"):
                 if not self._holds.held:
-                    suspended = self._runs.suspended
-                    reply = await self._link.request("save", store=store, placeholders=dict(forced), cell=suspended)
-                    return {**reply["body"], "run": suspended}, []
-                request: dict[str, Any] = {"store": store, "placeholders": {**forced, **position}}
+                    return await self._between_cells({**about, "placeholders": dict(forced)}), []
                 if passing:
                     path = self._config.directory / f"body-{secrets.token_hex(8)}.json"
-                    request |= {"later": True, "body_path": str(path)}
-                held = await self._holds.capture(request)
+                    held = await self._holds.capture({**about, "later": True, "body_path": str(path)})
+                else:
+                    async with self._telling_share() as place:
+                        held = await self._holds.capture({**about, **place})
             if held is not None:
                 body = await self._written(Path(held["body_path"]), seconds) if passing else held["body"]
                 return {**body, "run": held["run"]}, list(held["modules"])
             position = {}
+
+    async def _between_cells(self, about: Mapping[str, Any]) -> dict[str, Any]:
+        suspended = self._runs.suspended
+        async with self._telling_share() as place:
+            reply = await self._link.request("save", **about, **place, cell=suspended)
+        return {**reply["body"], "run": suspended}
+
+    @asynccontextmanager
+    async def _telling_share(self) -> AsyncIterator[dict[str, str]]:
+        """Give what a request to save needs to say how much is written, and pass that on until the block ends."""
+        path = self._config.directory / "share"
+        try:
+            share.begin(path)
+        except OSError:  # a save is worth more than what is told of it
+            yield {}
+            return
+        telling = asyncio.create_task(self._tell_share(path))
+        try:
+            yield {"share_path": str(path)}
+            self._say_share(share.read(path))
+        finally:
+            telling.cancel()
+            path.unlink(missing_ok=True)
+
+    async def _tell_share(self, path: Path) -> None:
+        while True:
+            await asyncio.sleep(SHARE_SECONDS)
+            self._say_share(share.read(path))
+
+    def _say_share(self, done: float | None) -> None:
+        if done is not None:
+            self._progress("capturing", 0, 3, done)
 
     async def _written(self, path: Path, seconds: dict[str, float]) -> dict[str, Any]:
         await self._holds.release()

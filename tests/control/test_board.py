@@ -106,3 +106,24 @@ async def test_usage_is_drawn_a_point_a_second(cloud: Cloud) -> None:
     history = panel_view(runner)["usage_history"]
     assert (len(history["cpu"]), history["gpu"], history["seconds"]) == (60, None, 1.0)
     assert history["cpu"] == [float(number) for number in range(180, 300, 2)]
+
+
+async def test_a_watcher_sees_how_much_of_a_save_is_written(cloud: Cloud) -> None:
+    watcher = Watcher(cloud)
+    runner = await cloud.session("s")
+    cloud.agent.hold_save = asyncio.Event()
+    await runner.pause()
+    await reach(runner, State.SAVING)
+    for share, shown in ((None, None), (0.4, 0.4), (1.5, 1.0)):
+        header = {"type": "progress", "step": "capturing", "done": 0, "total": 3}
+        runner.progress(header if share is None else {**header, "share": share})
+        now = {"step": "saving", "fraction": shown}
+        await watcher.until(
+            lambda _, now=now: any(now.items() <= seen["session"]["progress"].items() for seen in watcher.of("session"))
+        )
+    runner.progress({"type": "progress", "step": "verifying", "done": 1, "total": 3})
+    assert panel_view(runner)["progress"] == {**panel_view(runner)["progress"], "step": "verifying", "fraction": None}
+    cloud.agent.hold_save.set()
+    await reach(runner, State.PAUSED)
+    assert panel_view(runner)["progress"]["fraction"] is None
+    watcher.task.cancel()
