@@ -115,8 +115,7 @@ async def live(plane: Plane) -> None:
                 await runner.let_go()
                 await runner.end()
             await runner.let_go()
-            sys.stdout.write("step\n")
-            sys.stdout.flush()
+            _say("step")
 
 
 async def end(plane: Plane) -> None:
@@ -148,7 +147,7 @@ async def main(directory: Path, runtime: Path, mode: str) -> None:
     try:
         await (live(plane) if mode == "live" else end(plane))
     except CiuicError as error:
-        sys.stdout.write(f"error {error}\n")
+        _say(f"error {error}")
     await plane.close()
     await agent.close()
 
@@ -160,5 +159,21 @@ def last_seq(context: Context, name: str) -> int:
     return seq
 
 
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def serve(directory: Path, runtime: Path) -> None:
+    """Fork a life for each line of stdin, which is its mode; the life says its pid first, this process how it ended."""
+    for line in sys.stdin:
+        pid = os.fork()
+        if not pid:
+            _say(f"pid {os.getpid()}")
+            asyncio.run(main(directory, runtime, line.strip()))
+            os._exit(0)
+        _say(f"ended {os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}")
+
+
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]))
+    serve(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,34 +25,51 @@ from tests.control.life import FileCloud
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def play(state: Path, runtime: Path, mode: str, kill_after: float | None) -> tuple[int, str]:
+@pytest.fixture
+def lives(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Yield a process that forks a life for each line it gets; all it imports is there when a life begins."""
+    runtime = Path(tempfile.mkdtemp(prefix="ciuic-k-"))
+    (tmp_path / "state").mkdir(mode=0o700)
+    command = [sys.executable, "-m", "tests.control.life", str(tmp_path / "state"), str(runtime)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+    shutil.rmtree(runtime, ignore_errors=True)
+
+
+def play(lives: subprocess.Popen[str], mode: str, kill_after: float | None) -> tuple[int, str]:
     """Run a life; return its exit code and what it said. `kill_after`: seconds from its first sign of life."""
-    arguments = [sys.executable, "-m", "tests.control.life", str(state), str(runtime), mode]
-    process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    timer = None
+    assert lives.stdin is not None and lives.stdout is not None
+    lives.stdin.write(mode + "\n")
+    lives.stdin.flush()
+    pid, said, timer = int(lives.stdout.readline().removeprefix("pid ")), "", None
     if kill_after is not None:
-        timer = threading.Timer(kill_after, os.kill, (process.pid, signal.SIGKILL))
+        timer = threading.Timer(kill_after, os.kill, (pid, signal.SIGKILL))
         timer.start()
-    out, _ = process.communicate(timeout=60)
+    while not (line := lives.stdout.readline()).startswith("ended "):
+        assert line, said[-3000:]
+        said += line
     if timer is not None:
         timer.cancel()
-    return process.returncode, out
+        timer.join()
+    return int(line.split()[1]), said
 
 
 @pytest.mark.crash
 @pytest.mark.timeout(600)
-def test_a_hundred_kills_lose_and_double_no_segment(tmp_path: Path) -> None:
-    state, runtime = tmp_path / "state", Path(tempfile.mkdtemp(prefix="ciuic-k-"))
-    state.mkdir(mode=0o700)
+def test_a_hundred_kills_lose_and_double_no_segment(tmp_path: Path, lives: subprocess.Popen[str]) -> None:
+    state = tmp_path / "state"
     chance = random.Random(11)
     said = ""
     for _ in range(100):
-        code, out = play(state, runtime, "live", 0.5 + chance.random() * 0.9)
+        code, out = play(lives, "live", 0.1 + chance.random() * 0.9)
         assert code == -signal.SIGKILL, out[-3000:]
         said += out
-    code, out = play(state, runtime, "end", None)
+    code, out = play(lives, "end", None)
     assert code == 0, out[-3000:]
-    shutil.rmtree(runtime, ignore_errors=True)
 
     machines = FileCloud(state, AgentDouble(tmp_path)).rows()
     assert said.count("step") >= 100, "the lives were too short to mean anything"
