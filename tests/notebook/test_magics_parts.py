@@ -61,6 +61,7 @@ def options(**changes: Any) -> SimpleNamespace:
         "no_meter": False,
         "checkpoint_every": None,
         "grace": None,
+        "trace_modules": None,
     }
     return SimpleNamespace(**{**plain, **changes})
 

@@ -133,7 +133,7 @@ def test_a_session_from_its_first_cell_to_its_receipt(started: Jupyter) -> None:
         assert started.ask("sessions/life/runs/nothing/outputs").status_code == 400
 
         plane.run("life", "r3", LOOP, cell_id="cell-3")
-        page.until(lambda one: len(one.sessions["life"].get("usage_history", {}).get("cpu", ())) > 1, "usage is drawn")
+        page.until(lambda one: len((one.sessions["life"].get("usage_history") or {}).get("cpu", ())) > 1, "usage is drawn")
         asked = last_activity(started)
         until(lambda: last_activity(started) > asked, "a remote cell that runs counts as activity")
         answer = started.ask("sessions/life/pause", "POST", json={})

@@ -91,7 +91,8 @@ def shown_number(locator: Locator) -> str:
 
 def press(page: Page, name: str, answer: str) -> float:
     """Press a meter's button and return the milliseconds until it says `answer`, measured in the page."""
-    page.get_by_role("button", name=name).evaluate(
+    button = page.locator(".ciuic-meter").get_by_role("button", name=name)
+    button.evaluate(
         """(button, answer) => button.addEventListener('click', () => {
           const pressed = performance.now();
           window.answered = null;
@@ -103,7 +104,7 @@ def press(page: Page, name: str, answer: str) -> float:
         }, {capture: true, once: true})""",
         answer,
     )
-    page.get_by_role("button", name=name).click()
+    button.click()
     return float(page.wait_for_function("() => window.answered", timeout=10_000).json_value())
 
 

@@ -47,7 +47,7 @@ def test_pause_answers_while_the_cell_runs_then_saves_and_the_next_cell_resumes(
     server.write(f"{name}.ipynb", [*cells, "%ciuic_close"], kernel)
     pages.open_notebook(page, server, f"{name}.ipynb", app=app)
     pages.run_cells(page, 2)
-    expect(page.locator(".ciuic-line").first).to_contain_text("Cell running", timeout=60_000)
+    expect(page.locator(".ciuic-meter .ciuic-line").first).to_contain_text("Cell running", timeout=60_000)
     milliseconds = pages.press(page, "Pause", "Pausing")
     latencies[f"{kernel} {app}"] = round(milliseconds)
     assert milliseconds <= 500
@@ -55,9 +55,9 @@ def test_pause_answers_while_the_cell_runs_then_saves_and_the_next_cell_resumes(
     assert "paused at the loop in line 3; everything is saved" in pages.output_text(page, 1)
     before = pages.output_text(page, 1).partition("CellPaused")[0]
     page.screenshot(path=tmp_path / "paused.png")
-    expect(page.locator(".ciuic-state").first).to_contain_text("Paused", timeout=60_000)
-    assert page.locator(".ciuic-spent animateTransform").count() == 0
-    assert "compute $0.00/h" in page.locator(".ciuic-card").first.inner_text()
+    expect(page.locator(".ciuic-meter .ciuic-state").first).to_contain_text("Paused", timeout=60_000)
+    assert page.locator(".ciuic-meter .ciuic-spent animateTransform").count() == 0
+    assert "compute $0.00/h" in page.locator(".ciuic-meter .ciuic-card").first.inner_text()
 
     stop.touch()
     pages.run_cells(page, 1, start=2)
@@ -76,14 +76,14 @@ def test_meter_is_back_and_works_after_a_reload_during_a_run(page: Page, lab: Se
     lab.write("again.ipynb", [LOAD, f"%%ciuic_train --session again\n{until_told(stop)}", "%ciuic_close"], "ipk740")
     pages.open_notebook(page, lab, "again.ipynb")
     pages.run_cells(page, 2)
-    expect(page.locator(".ciuic-line")).to_contain_text("Cell running", timeout=60_000)
+    expect(page.locator(".ciuic-meter .ciuic-line")).to_contain_text("Cell running", timeout=60_000)
     pages.save(page)
     page.reload()
     pages.ready(page)
-    expect(page.locator(".ciuic-line")).to_contain_text("Cell running", timeout=20_000)
+    expect(page.locator(".ciuic-meter .ciuic-line")).to_contain_text("Cell running", timeout=20_000)
     assert pages.press(page, "Pause", "Pausing") <= 1000
     stop.touch()
-    expect(page.locator(".ciuic-state")).to_contain_text("Paused", timeout=60_000)
+    expect(page.locator(".ciuic-meter .ciuic-state")).to_contain_text("Paused", timeout=60_000)
     pages.run_cells(page, 1, start=2)
     pages.wait_done(page, 2, 60)
 
@@ -95,9 +95,9 @@ def test_main_job_by_run_all(page: Page, lab: Server, artifacts: Path, theme: st
     page.evaluate("t => window.jupyterapp.commands.execute('apputils:change-theme', {theme: t})", theme)
     pages.run_all(page)
     shot = theme.split()[1].lower()
-    expect(page.locator(".ciuic-line").first).to_contain_text("Cell running", timeout=60_000)
+    expect(page.locator(".ciuic-meter .ciuic-line").first).to_contain_text("Cell running", timeout=60_000)
     page.locator(".ciuic-meter").first.scroll_into_view_if_needed()
-    expect(page.locator(".ciuic-spark svg").first).to_be_visible(timeout=20_000)
+    expect(page.locator(".ciuic-meter .ciuic-spark svg").first).to_be_visible(timeout=20_000)
     page.locator(".ciuic-meter").first.screenshot(path=artifacts / f"meter-{shot}.png", animations="allow")
     page.screenshot(path=artifacts / f"digits-running-{shot}.png")
     code_cells = page.locator(".jp-CodeCell").count()
