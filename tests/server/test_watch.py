@@ -76,6 +76,10 @@ def run_of(one: dict[str, Any], run: str) -> dict[str, Any]:
     return next((listed for listed in one.get("runs", ()) if listed["run"] == run), {})
 
 
+def drawn(one: dict[str, Any]) -> list[Any]:
+    return list((one.get("usage_history") or {}).get("cpu", ()))
+
+
 @pytest.fixture(scope="module")
 def started(jupyter: Jupyter) -> Jupyter:
     """The plane, started by the page's button."""
@@ -133,7 +137,7 @@ def test_a_session_from_its_first_cell_to_its_receipt(started: Jupyter) -> None:
         assert started.ask("sessions/life/runs/nothing/outputs").status_code == 400
 
         plane.run("life", "r3", LOOP, cell_id="cell-3")
-        page.until(lambda one: len((one.sessions["life"].get("usage_history") or {}).get("cpu", ())) > 1, "usage is drawn")
+        page.until(lambda one: len(drawn(one.sessions["life"])) > 1, "usage is drawn")
         asked = last_activity(started)
         until(lambda: last_activity(started) > asked, "a remote cell that runs counts as activity")
         answer = started.ask("sessions/life/pause", "POST", json={})
