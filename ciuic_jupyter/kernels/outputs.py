@@ -43,9 +43,11 @@ def merges(first: Output, second: Output) -> bool:
 
 
 def merged(outputs: Iterable[Output]) -> Iterator[Output]:
-    """Yield `outputs` with neighbouring texts of one stream joined."""
+    """Yield `outputs` with neighbouring texts of one stream joined, and without empty ones."""
     waiting: list[Output] = []
     for output in outputs:
+        if output.msg_type == "stream" and not output.content["text"]:
+            continue
         if waiting and not merges(waiting[-1], output):
             yield _joined(waiting)
             waiting = []

@@ -8,10 +8,11 @@ from typing import Any
 
 from ciuic_jupyter.control.client import PlaneClient
 from ciuic_jupyter.errors import UsageError
-from ciuic_jupyter.kernels.outputs import Output, captures, collapse, compact, merged, stream
+from ciuic_jupyter.kernels.outputs import VISIBLE, Output, captures, collapse, compact, merged, stream
 from ciuic_jupyter.kernels.protocol import Frame
 
 _FOLD_AT = 4 << 20  # bytes of waiting events, from which on they are folded
+_BESIDE = frozenset({"update_display_data"})  # changes what is there, and ends no line of text
 _SHOWN = {
     "stream": ("name", "text"),
     "display_data": ("data", "metadata"),
@@ -30,24 +31,49 @@ class Shown:
         self._folded: list[Output] = []
         self._waiting: list[Output] = []
         self._size = 0
+        self._ids: set[str | None] = set()  # of displays that can be updated
+        self._clearing = False  # by the next output that shows
 
     def take(self, output: Output, size: int) -> None:
         """Take the next output; `size` is that of its event in bytes."""
+        if not self._shows(output):
+            return
         self._waiting.append(output)
         self._size += size
         if self._size >= _FOLD_AT:
-            self._size, last = 0, ""
-            whole = list(merged([*self._folded, *self._waiting]))
-            if whole[-1].msg_type == "stream":  # the line under way goes on: what follows may overwrite it
-                name, text = whole[-1].content["name"], whole[-1].content["text"]
-                at = text.rfind("\n") + 1
-                last, whole[-1:] = _line_under_way(text[at:]), [stream(name, text[:at])] if at else []
-            self._folded = compact(whole)
-            self._waiting = [stream(name, last)] if last else []
+            self._size = 0
+            before, line = _split(list(merged([*self._folded, *self._waiting])))
+            self._folded, self._waiting = compact(before), line
+
+    def _shows(self, output: Output) -> bool:
+        """Tell whether it changes anything here: an update of what is not here does not."""
+        if output.msg_type == "update_display_data":
+            return output.display_id in self._ids
+        if output.msg_type == "clear_output" and output.content.get("wait"):
+            self._clearing = True
+        elif output.msg_type == "clear_output" or (output.msg_type in VISIBLE and self._clearing):
+            self._ids, self._clearing = set(), False
+        if output.display_id is not None:
+            self._ids.add(output.display_id)
+        return output.msg_type != "stream" or bool(output.content["text"])
 
     def outputs(self) -> list[Output]:
         """Return all of it, folded."""
         return compact([*self._folded, *self._waiting])
+
+
+def _split(whole: list[Output]) -> tuple[list[Output], list[Output]]:
+    """Return `whole` without the line under way, and that line: what follows may overwrite it."""
+    at = len(whole) - 1
+    while at >= 0 and whole[at].msg_type in _BESIDE:
+        at -= 1
+    if at < 0 or whole[at].msg_type != "stream":
+        return whole, []
+    name, text = whole[at].content["name"], whole[at].content["text"]
+    start = text.rfind("\n") + 1
+    last = _line_under_way(text[start:])
+    before = [*whole[:at], *whole[at + 1 :], *([stream(name, text[:start])] if start else [])]
+    return before, [stream(name, last)] if last else []
 
 
 def _line_under_way(line: str) -> str:

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ciuic_jupyter.kernels.outputs import Output, compact, stream
@@ -34,13 +34,18 @@ pieces = st.one_of(
 
 
 @given(st.lists(pieces, max_size=40), st.integers(1, 30))
+@example([stream("stdout", "a"), Output("clear_output", {"wait": True}), stream("stdout", "")], 1)
+@example([stream("stdout", "")], 1)
 def test_folded_on_the_way_or_at_the_end_is_the_same(came: list[Output], fold_at: int) -> None:
-    shown, before = Shown(), outputs._FOLD_AT
-    outputs._FOLD_AT = fold_at
+    before = outputs._FOLD_AT
     try:
-        for output in came:
-            shown.take(output, len(str(output.content)))
-        assert seen(shown.outputs()) == seen(compact(came))
+        folded = []
+        for outputs._FOLD_AT in (fold_at, 1 << 30):
+            shown = Shown()
+            for output in came:
+                shown.take(output, len(str(output.content)))
+            folded.append(seen(shown.outputs()))
+        assert folded[0] == folded[1]
     finally:
         outputs._FOLD_AT = before
 
