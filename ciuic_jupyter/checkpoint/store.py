@@ -21,7 +21,7 @@ from ciuic_jupyter.checkpoint.pack import CHUNK, PackWriter, clear_partial, dige
 from ciuic_jupyter.errors import CheckpointDamaged, CheckpointError, CheckpointUntrusted, SaveFailed
 
 _MAGIC = b"ciuic-manifest-1"
-_MAX_MANIFEST = 1 << 30  # bytes
+MAX_MANIFEST = 1 << 30  # bytes
 _READERS = 2
 _APART = 8 << 20  # bytes; smaller blobs are not worth a second thread
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # what file systems say that have none
@@ -197,7 +197,7 @@ class Store:
         except OSError as error:
             raise CheckpointError(f"there is no checkpoint {seq} in {self.root}: {error.strerror}") from error
         with os.fdopen(number, "rb") as file:
-            data = file.read(_MAX_MANIFEST + 1)
+            data = file.read(MAX_MANIFEST + 1)
         return checked_manifest(data, seq, key, str(path))
 
     def manifest_path(self, seq: int) -> Path:
@@ -327,14 +327,24 @@ def _head(payload: bytes, key: bytes) -> bytes:
 
 
 def _checked(data: bytes, key: bytes, path: str) -> dict[str, Any]:
+    if not signed_by(data, key, path):
+        raise CheckpointUntrusted(f"the manifest {path} was not signed with this key; nothing of it was loaded")
+    return said_by(data, path)
+
+
+def signed_by(data: bytes, key: bytes, where: str) -> bool:
+    """Tell whether `key` signed the manifest that `data` is; CheckpointDamaged if its digest says it is not whole."""
     head, _, payload = data.partition(b"\n")
     words = head.split(b" ")
     if len(words) != 3 or words[0] != _MAGIC or words[1] != digest(payload).hex().encode():
-        raise CheckpointDamaged(f"the manifest {path} is damaged or cut off; use an older checkpoint")
+        raise CheckpointDamaged(f"the manifest {where} is damaged or cut off; use an older checkpoint")
     sign = hmac.new(key, _MAGIC + payload, hashlib.sha256).hexdigest().encode()
-    if not hmac.compare_digest(words[2], sign):
-        raise CheckpointUntrusted(f"the manifest {path} was not signed with this key; nothing of it was loaded")
-    value = json.loads(payload)
+    return hmac.compare_digest(words[2], sign)
+
+
+def said_by(data: bytes, where: str) -> dict[str, Any]:
+    """Return what a manifest says: only of one that `signed_by` was asked about, and that is trusted."""
+    value = json.loads(data.partition(b"\n")[2])
     if not isinstance(value, dict) or not isinstance(value.get("body"), dict):
-        raise CheckpointDamaged(f"the manifest {path} has no body; use an older checkpoint")
+        raise CheckpointDamaged(f"the manifest {where} has no body; use an older checkpoint")
     return value

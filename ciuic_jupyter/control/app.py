@@ -48,6 +48,11 @@ class Create(_Body):
     cwd: str | None = Field(None, max_length=4096)
 
 
+class Import(_Body):
+    path: str = Field(max_length=4096)
+    trust: bool = False
+
+
 class NewRun(_Body):
     run: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
     code: str = Field(max_length=_MOST_CODE)
@@ -196,6 +201,7 @@ class Routes:
             ("GET", "/sessions", self.sessions),
             ("POST", "/sessions", self.create),
             ("GET", "/sessions/{name}", self.session),
+            ("POST", "/sessions/{name}/import", self.take_in),
             ("GET", "/sessions/{name}/runs", self.runs),
             ("POST", "/sessions/{name}/runs", self.run),
             ("POST", "/sessions/{name}/pause", self.pause),
@@ -250,6 +256,10 @@ class Routes:
     async def session(self, name: str) -> JSONResponse:
         """One session."""
         return JSONResponse(self._plane.runner(name).view())
+
+    async def take_in(self, name: str, body: Import) -> JSONResponse:
+        """Make a paused session of the newest checkpoint in a folder."""
+        return JSONResponse((await self._plane.take_in(name, body.path, trust=body.trust)).view(), 201)
 
     async def runs(self, name: str) -> JSONResponse:
         """The runs of a session."""

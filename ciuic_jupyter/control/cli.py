@@ -216,6 +216,20 @@ def show(name: Name) -> None:
             typer.echo(f"not saved: {line['path']}: {line['reason']}")
 
 
+@app.command("import")
+def take_in(
+    folder: Annotated[str, typer.Argument(help="has chunks/ and manifests/ in it", show_default=False)],
+    name: Annotated[str, typer.Option("--name", help="of the session to make, new or closed", show_default=False)],
+    trust: Annotated[
+        bool, typer.Option("--trust", help="take what another key signed: its code runs as you when it is resumed")
+    ] = False,
+) -> None:
+    """Make a paused session of the newest checkpoint in a folder, copied from another user or elsewhere."""
+    with _plainly():
+        view = _client().take_in(name, os.path.abspath(folder), trust=trust)
+        typer.echo(f"{name}: paused, {_bytes(view['checkpoint']['bytes'])}; `ciuic resume {name}` goes on with it")
+
+
 def _bytes(count: int | None) -> str:
     if count is None:
         return "?"

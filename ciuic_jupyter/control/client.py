@@ -161,6 +161,14 @@ class PlaneClient:
         body = {"name": name, "instance": instance, "budget_nano": budget_nano, "cwd": cwd}
         return dict(self._json("POST", "/sessions", json=body))
 
+    def take_in(self, name: str, path: str, *, trust: bool = False) -> View:
+        """Make a paused session of the newest checkpoint in the folder `path` (absolute, where the plane is).
+
+        `trust`: take one that another key signed, too; when it is resumed its code runs as you.
+        """
+        body = {"path": path, "trust": trust}
+        return dict(self._json("POST", self._session(name, "/import"), json=body, timeout=_LONG))
+
     def run(
         self,
         name: str,

@@ -10,18 +10,18 @@ from dataclasses import asdict
 from typing import Any
 
 from ciuic_jupyter.checkpoint.remote import check_url
-from ciuic_jupyter.control import views
+from ciuic_jupyter.control import incoming, rows, views
 from ciuic_jupyter.control.board import Board
 from ciuic_jupyter.control.clock import Clock
 from ciuic_jupyter.control.context import Context
 from ciuic_jupyter.control.daemon import secret
 from ciuic_jupyter.control.ledger import Ledger, Row
-from ciuic_jupyter.control.projections import Books
+from ciuic_jupyter.control.projections import Books, born
 from ciuic_jupyter.control.reconcile import ORPHANS, reconcile
 from ciuic_jupyter.control.runner import Runner
 from ciuic_jupyter.core.money import parse_usd
-from ciuic_jupyter.core.session import State, check_name
-from ciuic_jupyter.errors import CiuicError, ProviderError, UnknownSession
+from ciuic_jupyter.core.session import Event, State, check_name, step
+from ciuic_jupyter.errors import CiuicError, ProviderError, UnknownSession, UsageError
 from ciuic_jupyter.providers.base import Offer, Provider
 from ciuic_jupyter.providers.local import LocalPlaces, LocalProvider
 from ciuic_jupyter.providers.warm_client import WarmParent
@@ -74,6 +74,7 @@ class Plane:
         """Take up every session where the ledger left it, and begin to look after them."""
         if self._warm is not None:
             self._warm.start()
+        await asyncio.to_thread(incoming.clear, self.context)
         for book in self.context.books.sessions.values():
             if book.name != ORPHANS:
                 self.runners[book.name] = Runner(self.context, book)
@@ -167,7 +168,13 @@ class Plane:
         old = self.runners.pop(name, None)
         if old is not None:
             await old.close()
-        body = {
+        body = self._life(offer, old, budget_nano, cwd)
+        self.context.books.apply(await self.context.ledger.append(Row("session", body, session=name)))
+        self.runners[name] = Runner(self.context, self.context.books.sessions[name])
+        return self.runners[name]
+
+    def _life(self, offer: Offer, old: Runner | None, budget_nano: int | None, cwd: str | None) -> dict[str, Any]:
+        return {
             "life": uuid.uuid4().hex,
             "offer": asdict(offer),
             "budget_nano": budget_nano,
@@ -175,9 +182,46 @@ class Plane:
             "at_ms": self.context.now_ms(),
             "first_seq": old.mirror.last_seq + 1 if old is not None else 1,
         }
-        self.context.books.apply(await self.context.ledger.append(Row("session", body, session=name)))
-        self.runners[name] = Runner(self.context, self.context.books.sessions[name])
-        return self.runners[name]
+
+    async def take_in(self, name: str, path: str, *, trust: bool) -> Runner:
+        """Return a new session, paused at the newest checkpoint of the folder `path`, of which nothing is loaded.
+
+        UsageError if the name is taken, CheckpointUntrusted if someone else signed it and `trust` is not given,
+        CheckpointDamaged if it is not whole; then, or when the disk is full, nothing is left.
+        """
+        self._check_free(name)
+        offer = await self.context.find_offer(self.settings.instance)
+        async with incoming.copied(self.context, path, trust=trust) as copy, self._creating:
+            self._check_free(name)
+            old = self.runners.pop(name, None)
+            if old is not None:
+                await old.close()
+            body = self._life(offer, old, None, None)
+            runner = Runner(self.context, born(name, body))
+            try:
+                async with copy.placed(self.context, runner.book) as saved:
+                    taken = step(old.book.state if old is not None else None, Event.IMPORT)
+                    written = rows.of_import(runner, body, taken, saved)
+                    entries = await self.context.ledger.append_all(written)
+            except BaseException:
+                await runner.close()
+                if old is not None:
+                    self.runners[name] = Runner(self.context, old.book)
+                raise
+            for entry in entries:
+                self.context.books.apply(entry)
+            runner.book = self.context.books.sessions[name]
+            self.runners[name] = runner
+        runner.message = "imported; resume it to go on"
+        runner.changed()
+        return runner
+
+    def _check_free(self, name: str) -> None:
+        check_name(name)
+        book = self.context.books.sessions.get(name)
+        if book is not None and book.state is not State.CLOSED:
+            text = f"session {name} is {book.state or 'there'} already: close it, or import under another name"
+            raise UsageError(f"{text}; nothing was taken")
 
     def views(self) -> list[dict[str, Any]]:
         """Return the views of all sessions, by name."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -171,6 +171,19 @@ class Book:
         return max(self.closed_ms, last or 0) if self.closed_ms is not None else now_ms
 
 
+def born(name: str, body: Mapping[str, Any]) -> Book:
+    """Return the book of a life that begins, of the body of its row."""
+    return Book(
+        name=name,
+        life=body["life"],
+        offer=body["offer"],
+        created_ms=body["at_ms"],
+        budget_nano=body["budget_nano"],
+        cwd=body["cwd"],
+        first_seq=body.get("first_seq", 1),
+    )
+
+
 class Books:
     """All sessions: the newest life of each by name, and the earlier lives."""
 
@@ -204,15 +217,7 @@ class Books:
         body = entry.body
         if entry.session in self.sessions:
             self.past.append(self.sessions.pop(entry.session))
-        self.sessions[entry.session] = Book(
-            name=entry.session,
-            life=body["life"],
-            offer=body["offer"],
-            created_ms=body["at_ms"],
-            budget_nano=body["budget_nano"],
-            cwd=body["cwd"],
-            first_seq=body.get("first_seq", 1),
-        )
+        self.sessions[entry.session] = born(entry.session, body)
 
     def _state(self, book: Book, entry: Entry) -> None:
         book.state = State(entry.body["to"])

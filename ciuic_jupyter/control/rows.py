@@ -44,6 +44,13 @@ def of_step(runner: Runner, event: Event, step: Step, goal: str | None, facts: F
     return written
 
 
+def of_import(runner: Runner, born: Facts, step: Step, saved: Facts) -> list[Row]:
+    """Return the rows of a session that begins paused, with a checkpoint from elsewhere and the run that it holds."""
+    at_ms = int(born["at_ms"])
+    written = of_step(runner, Event.IMPORT, step, "paused", {"checkpoint": saved})
+    return [Row("session", born, session=runner.book.name), *written, *suspend(runner, saved, at_ms)]
+
+
 def wish(runner: Runner, goal: str) -> Row:
     """The row of a pause, or of an end, that was asked for in the middle of something: it changes no state."""
     book = runner.book

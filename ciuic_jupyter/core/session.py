@@ -35,6 +35,7 @@ class Event(StrEnum):
     """What can happen to a session; `..._saved` means that a checkpoint exists to go back to."""
 
     CREATE = "create"
+    IMPORT = "import"
     RESUME = "resume"
     MACHINE_STARTED = "machine_started"
     START_FAILED = "start_failed"
@@ -96,6 +97,8 @@ def _table() -> dict[tuple[State | None, Event], Step]:
         (None, e.CREATE): start,
         (s.CLOSED, e.CREATE): start,
         (s.FAILED, e.CREATE): start,
+        (None, e.IMPORT): Step(s.PAUSED, (c.RECORD_CHECKPOINT,)),
+        (s.CLOSED, e.IMPORT): Step(s.PAUSED, (c.RECORD_CHECKPOINT,)),
         (s.FAILED, e.RESUME): start,
         (s.FAILED, e.CLOSE): Step(s.CLOSED, (c.TELL,)),
         (s.PAUSED, e.RESUME): start,

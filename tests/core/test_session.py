@@ -51,6 +51,8 @@ def after(world: World, event: Event, taken: Step) -> World:
     machine, segment, checkpoint = world.machine, world.segment, world.checkpoint
     if event in (Event.START_FAILED, Event.START_FAILED_SAVED):
         machine = False
+    if event in (Event.CREATE, Event.IMPORT):
+        checkpoint = False  # a new life
     for command in taken.commands:
         if command is Command.START_MACHINE:
             machine = True
@@ -60,8 +62,6 @@ def after(world: World, event: Event, taken: Step) -> World:
             machine = segment = False
         elif command is Command.RECORD_CHECKPOINT:
             checkpoint = True
-    if event is Event.CREATE:
-        checkpoint = False  # a new life
     return World(taken.state, machine, segment, checkpoint)
 
 
@@ -157,6 +157,9 @@ def test_a_table_that_loses_a_command_that_money_hangs_on_is_found_out(row: tupl
         ((State.RUNNING, Event.RESUME), Step(State.REQUESTED, (Command.RECORD_INTENT, Command.START_MACHINE))),
         ((State.SAVING, Event.MACHINE_LOST), Step(State.PAUSED, (Command.CLOSE_SEGMENT, Command.TELL))),
         ((State.REQUESTED, Event.DISCARD), Step(State.CLOSED, (Command.TELL,))),
+        ((State.CLOSED, Event.IMPORT), Step(State.PAUSED, (Command.RECORD_CHECKPOINT, Command.START_MACHINE))),
+        ((State.CLOSED, Event.IMPORT), Step(State.RUNNING, (Command.RECORD_CHECKPOINT,))),
+        ((State.RUNNING, Event.IMPORT), Step(State.PAUSED, (Command.RECORD_CHECKPOINT,))),
     ],
     ids=lambda row: f"{row[0][0]}-{row[0][1]}",
 )
@@ -221,6 +224,14 @@ def test_a_lost_machine_goes_back_to_its_checkpoint_if_there_is_one(state: State
     left = step(state, Event.AGENT_SAVED_AND_LEFT)
     assert left.state is State.PAUSED
     assert left.commands == (Command.RECORD_CHECKPOINT, Command.CLOSE_SEGMENT, Command.RECEIPT)
+
+
+def test_an_import_makes_a_paused_session_with_no_machine_and_only_where_none_is() -> None:
+    for state in (None, State.CLOSED):
+        assert step(state, Event.IMPORT) == Step(State.PAUSED, (Command.RECORD_CHECKPOINT,))
+    for state in set(State) - {State.CLOSED}:
+        with pytest.raises(IllegalTransition):
+            step(state, Event.IMPORT)
 
 
 def test_a_resume_whose_restore_fails_is_paused_again() -> None:
