@@ -21,6 +21,7 @@ QUIET_NOTE_AFTER = 10.0  # seconds without the plane before the cell says so
 ERROR_HELD = 0.5  # seconds that outputs behind an error are held for the run's end
 _SETTLED = frozenset({"paused", "failed", "closed"})
 DETACH_AT = 3  # the third Ctrl-C leaves the run alone
+SHUTDOWN_AFTER = 0.25  # seconds in which a shutdown follows the interrupt that Jupyter sends before it
 
 OnStatus = Callable[[Mapping[str, Any]], None]
 
@@ -225,6 +226,9 @@ class Watch:
         self.waker.close()
 
     def _pass_on_interrupts(self) -> None:
+        if self.passed_on < self.interrupts and self._leaves():
+            session = self.follow.line.session
+            raise Detached(f"this kernel ends; the cell goes on in session {session}: `%ciuic_attach {session}`")
         while self.passed_on < self.interrupts:
             self.passed_on += 1
             self._unask()
@@ -233,6 +237,18 @@ class Watch:
                 raise Detached(f"stopped watching; the cell goes on in session {session}: `%ciuic_attach {session}`")
             self.follow.interrupted = True
             self.follow.line.request("interrupt", run=self.follow.run)
+
+    def _leaves(self) -> bool:
+        """Tell whether an interrupt was but the beginning of this kernel's end, which no remote cell shares.
+
+        Jupyter interrupts a kernel right before it asks it to shut down or restart.
+        """
+        until = time.monotonic() + SHUTDOWN_AFTER
+        while isinstance(self.pump, ShellPump) and time.monotonic() < until and self.follow.ended is None:
+            if getattr(self.shell, "exit_now", False):
+                return True
+            self.pump.wait(0.05)
+        return False
 
     def _ask(self) -> None:
         follow = self.follow

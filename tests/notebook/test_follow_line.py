@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from jupyter_client.manager import KernelManager
 
-from tests.notebook.local_kernels import LocalKernel, local_kernel, real_plane, small_plane, until
+from tests.ipykernels import path_of
+from tests.notebook.local_kernels import ROOT, LocalKernel, local_kernel, real_plane, small_plane, until
 from tests.notebook.small_plane import Client
 
 
@@ -42,6 +44,27 @@ def test_a_question_is_answered_over_a_cut_line(kernel: LocalKernel, directory: 
     kernel.answer("Ada")
     until(lambda: cell.idle, "the end")
     assert cell.text() == "Ada\n"
+
+
+@pytest.mark.parametrize("version", ["6.31.0", "7.4.0"])
+def test_a_kernel_restarted_by_jupyter_leaves_the_remote_cell_alone(version: str) -> None:
+    places = [*filter(None, [path_of(version)]), ROOT]
+    with real_plane() as plane, plane.client() as client:
+        manager = KernelManager(kernel_name="python3")
+        manager.start_kernel(env={**os.environ, **plane.env, "PYTHONPATH": os.pathsep.join(map(str, places))})
+        asking = manager.blocking_client()
+        try:
+            asking.start_channels()
+            asking.wait_for_ready(timeout=60)
+            asking.execute(plane.setup, reply=True, timeout=60)
+            asking.execute("%%remote\nimport time\nfor i in range(60):\n    time.sleep(0.05)\nprint('whole')")
+            until(lambda: client.session("s")["busy"], "the remote cell")
+            manager.restart_kernel(now=False)
+            until(lambda: not client.session("s")["busy"], "its end")
+            assert client.runs("s")[-1]["status"] == "ok"
+        finally:
+            asking.stop_channels()
+            manager.shutdown_kernel(now=True)
 
 
 def test_a_plane_killed_and_revived_loses_and_doubles_nothing() -> None:
