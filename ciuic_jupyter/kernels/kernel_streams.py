@@ -45,8 +45,7 @@ class SoftStream(OutStream):  # type: ignore[misc]  # ipykernel has no types
         """Send what was written and return when it is on its way; what was flushed on another stream goes first."""
         _send_waiting(self.pub_thread, besides=self)
         self._sent_at = time.monotonic()
-        self._waits = False
-        super().flush()
+        super().flush()  # until its turn comes it still waits, so that another stream's timer lets it go first
 
     def send_waiting(self) -> None:
         """Queue what waits for its turn before anything this thread sends from now on."""
@@ -56,7 +55,10 @@ class SoftStream(OutStream):  # type: ignore[misc]  # ipykernel has no types
                 self._flush()
 
     def _flush(self) -> None:
+        """Send what was written, as ipykernel's own timer does, too: what another stream flushed before goes first."""
         with _turn:
+            _send_waiting(self.pub_thread, besides=self)
+            self._waits = False
             super()._flush()
 
     def _on_time(self) -> None:

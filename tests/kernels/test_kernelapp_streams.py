@@ -64,6 +64,14 @@ def test_the_two_streams_keep_their_order_where_they_are_flushed(kernel: ForkedK
     assert words(kernel.client.run(code)) == expected
 
 
+def test_text_that_a_timer_sends_overtakes_no_flushed_line(kernel: ForkedKernel) -> None:
+    code = (
+        "import sys\nprint('a', flush=True)\nprint('b', flush=True)\nsys.stderr.write('half')\n"
+        "sys.stderr.pub_thread.schedule(sys.stderr._flush)"
+    )
+    assert words(kernel.client.run(code)) == [("stdout", "a"), ("stdout", "b"), ("stderr", "half")]
+
+
 def test_a_line_flushed_just_after_another_does_not_wait_for_the_cell(kernel: ForkedKernel) -> None:
     code = "for word in 'abc': print(word, flush=True)\nwhile True: pass"
     kernel.client.raw.execute(code)
