@@ -122,6 +122,7 @@ class MachineHand:
         if self._stopping:
             return
         self._stopping = True
+        why = said = self._runner.message  # the machine goes: it is still true once the machine is gone
         try:
             machine = self._machine
             provider = self._runner.context.provider(self._runner.book)
@@ -133,13 +134,16 @@ class MachineHand:
                     found = await provider.look(machine)
                     if found is None or found.state is MachineState.STOPPED:
                         break
-                    self._runner.message = f"the machine does not end yet: {found.detail or found.state.value}"
+                    said = f"the machine does not end yet: {found.detail or found.state.value}"
                 except ProviderError as error:
-                    self._runner.message = f"the machine could not be stopped, it is still billed: {error}"
+                    said = f"the machine could not be stopped, it is still billed: {error}"
+                self._runner.message = said
                 self._runner.changed()
                 await asyncio.sleep(self._stop_wait)
                 self._stop_wait = min(2 * self._stop_wait, _LAST_RETRY)
             self._stop_wait = _FIRST_RETRY
+            if self._runner.message == said:
+                self._runner.message = why
         finally:
             self._stopping = False
         await self._stopped(machine, found)

@@ -170,6 +170,16 @@ async def test_a_slow_stop_is_billed_to_its_end(cloud: Cloud) -> None:
     assert runner.book.segments[-1].closed_ms == round((cloud.clock.wall() - 1) * 1000)
 
 
+async def test_why_a_machine_went_is_told_again_when_a_slow_stop_is_done(cloud: Cloud) -> None:
+    runner = await cloud.session()
+    cloud.provider.faults.stop_seconds = 100
+    await runner.release(discard=True)
+    await until(lambda: "does not end yet" in runner.message)
+    cloud.clock.turn(101)
+    await runner.let_go()
+    assert runner.message == "released without saving"
+
+
 async def test_a_failed_save_keeps_machine_and_kernel_and_says_why(cloud: Cloud) -> None:
     runner = await cloud.session()
     cloud.agent.save_error = "the disk is full"

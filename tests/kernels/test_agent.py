@@ -71,11 +71,15 @@ def test_streams_keep_their_order_among_other_outputs(plane: Plane) -> None:
         "import sys\nfrom IPython.display import display\n"
         "for i in range(50):\n    print('o', i)\n    print('e', i, file=sys.stderr)\n    display(i)"
     )
-    outputs = [e for e in plane.events if e["kind"] == "output"]
-    shown: list[str] = []
-    for event in outputs:
+    pieces: list[tuple[str, str]] = []
+    for event in (e for e in plane.events if e["kind"] == "output"):
         content = event["content"]
-        shown += content["text"].split("\n")[:-1] if "text" in content else [content["data"]["text/plain"]]
+        if "text" not in content:
+            pieces.append(("", content["data"]["text/plain"]))
+            continue
+        begun = pieces.pop()[1] if pieces and pieces[-1][0] == content["name"] else ""  # a line may come in two
+        pieces.append((content["name"], begun + content["text"]))
+    shown = [line for _, text in pieces for line in text.splitlines()]
     assert shown == [text for i in range(50) for text in (f"o {i}", f"e {i}", str(i))]
 
 
