@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import tempfile
 import time
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from ciuic_jupyter.providers.fake import FakeProvider
 from ciuic_jupyter.providers.local import LocalPlaces, LocalProvider
 
 TAG = "our-tag"
+A1, B2 = (f"{name}-{uuid.uuid4().hex[:8]}" for name in ("a1", "b2"))  # a machine's processes are found by its id
 
 
 class Setup:
@@ -71,7 +73,7 @@ async def setup(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     made: Setup = request.param(tmp_path)
     yield made
     for machine in await made.provider.list(TAG):
-        await made.provider.stop(machine.id)
+        await stopped(made, machine.id)
     assert await made.provider.list(TAG) == []
     if isinstance(made.provider, LocalProvider):
         shutil.rmtree(made.provider._places.sockets, ignore_errors=True)
@@ -88,9 +90,9 @@ async def stopped(setup: Setup, machine: str) -> None:
 
 async def test_a_life(setup: Setup) -> None:
     before = setup.now()
-    machine = await setup.provider.start(setup.intent("a1"))
+    machine = await setup.provider.start(setup.intent(A1))
     assert machine.state in (MachineState.STARTING, MachineState.RUNNING)
-    assert (machine.intent, machine.tag) == ("a1", TAG)
+    assert (machine.intent, machine.tag) == (A1, TAG)
     assert before <= machine.created_at <= setup.now()
     assert [found.id for found in await setup.provider.list(TAG)] == [machine.id]
     assert (await setup.provider.connect(machine.id)).path.name == "agent.sock"
@@ -103,15 +105,15 @@ async def test_a_life(setup: Setup) -> None:
 
 
 async def test_one_intent_is_one_machine(setup: Setup) -> None:
-    first, again = await asyncio.gather(*(setup.provider.start(setup.intent("a1")) for _ in range(2)))
-    later = await setup.provider.start(setup.intent("a1"))
+    first, again = await asyncio.gather(*(setup.provider.start(setup.intent(A1)) for _ in range(2)))
+    later = await setup.provider.start(setup.intent(A1))
     assert first.id == again.id == later.id
     assert first.created_at == later.created_at
     assert len(await setup.provider.list(TAG)) == 1
 
 
 async def test_a_stop_may_be_asked_again(setup: Setup) -> None:
-    machine = await setup.provider.start(setup.intent("a1"))
+    machine = await setup.provider.start(setup.intent(A1))
     await stopped(setup, machine.id)
     end = await setup.provider.look(machine.id)
     await setup.provider.stop(machine.id)
@@ -119,9 +121,9 @@ async def test_a_stop_may_be_asked_again(setup: Setup) -> None:
 
 
 async def test_a_stopped_machine_does_not_start_again(setup: Setup) -> None:
-    machine = await setup.provider.start(setup.intent("a1"))
+    machine = await setup.provider.start(setup.intent(A1))
     await stopped(setup, machine.id)
-    again = await setup.provider.start(setup.intent("a1"))
+    again = await setup.provider.start(setup.intent(A1))
     assert again.state is MachineState.STOPPED
     assert await setup.provider.list(TAG) == []
 
@@ -133,7 +135,7 @@ async def test_what_never_was(setup: Setup) -> None:
 
 
 async def test_other_tags_are_not_listed(setup: Setup) -> None:
-    machine = await setup.provider.start(setup.intent("a1"))
+    machine = await setup.provider.start(setup.intent(A1))
     for other in (TAG.upper(), TAG[:-1], TAG + " ", ""):
         assert await setup.provider.list(other) == []
     assert len(await setup.provider.list(TAG)) == 1
@@ -141,7 +143,7 @@ async def test_other_tags_are_not_listed(setup: Setup) -> None:
 
 
 async def test_a_lost_machine_is_seen_stopped_at_its_last_proof_of_life(setup: Setup) -> None:
-    machine = await setup.provider.start(setup.intent("a1"))
+    machine = await setup.provider.start(setup.intent(A1))
     await setup.lose(machine.id)
     found = await setup.provider.look(machine.id)
     assert found is not None
@@ -152,8 +154,8 @@ async def test_a_lost_machine_is_seen_stopped_at_its_last_proof_of_life(setup: S
 
 
 async def test_two_machines_don_t_know_each_other(setup: Setup) -> None:
-    one = await setup.provider.start(setup.intent("a1"))
-    two = await setup.provider.start(setup.intent("b2"))
+    one = await setup.provider.start(setup.intent(A1))
+    two = await setup.provider.start(setup.intent(B2))
     await stopped(setup, one.id)
     assert [machine.id for machine in await setup.provider.list(TAG)] == [two.id]
 
@@ -170,9 +172,9 @@ async def test_no_capacity_is_an_error_of_its_own_and_starts_nothing(tmp_path: P
     assert isinstance(here.provider, FakeProvider)
     here.provider.faults.no_capacity = 1
     with pytest.raises(OutOfCapacity):
-        await here.provider.start(here.intent("a1"))
+        await here.provider.start(here.intent(A1))
     nearby = local(tmp_path)
-    unknown = Intent("a1", "s", Offer("gpu.9", "local", 1), TAG)
+    unknown = Intent(A1, "s", Offer("gpu.9", "local", 1), TAG)
     with pytest.raises(OutOfCapacity, match=r"local\.cpu"):
         await nearby.provider.start(unknown)
     assert not (tmp_path / "machines").exists()

@@ -93,8 +93,12 @@ async def take_up(plane: Plane, agent: AgentDouble) -> None:
 
 
 async def settled(runner: Runner) -> None:
-    async with asyncio.timeout(20):
-        await runner.until(lambda: runner.book.state in (State.RUNNING, State.PAUSED, State.FAILED, State.CLOSED))
+    try:
+        async with asyncio.timeout(20):
+            await runner.until(lambda: runner.book.state in (State.RUNNING, State.PAUSED, State.FAILED, State.CLOSED))
+    except TimeoutError:
+        _say(f"never settled: {runner.book}")
+        raise
 
 
 async def live(plane: Plane) -> None:
@@ -121,7 +125,7 @@ async def live(plane: Plane) -> None:
 async def end(plane: Plane) -> None:
     """Let everything come to rest: no machine left that no one wants."""
     runner = plane.runners.get("s")
-    if runner is not None:
+    if runner is not None and runner.book.state is not None:  # None: killed before a machine was asked for
         await settled(runner)
         if runner.live:
             await runner.pause()

