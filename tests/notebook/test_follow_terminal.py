@@ -110,4 +110,4 @@ def test_a_question_nobody_can_answer_ends_the_cell(plane: RealPlane, tmp_path: 
     with terminal(plane, tmp_path, "%%remote\ninput('name? ')", "%%remote\nprint('next')") as shown:
         shown.end()
     ends = [line for line in shown.out.splitlines() if line.startswith(("cell ", "next"))]
-    assert ends == ["cell ok", "cell UsageError", "next", "cell ok"]
+    assert ends == ["cell ok", "cell UsageError", "next", "cell ok"], shown.out
