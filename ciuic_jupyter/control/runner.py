@@ -359,7 +359,8 @@ class Runner:
         if self.book.state is not State.RUNNING or self.current is not None or self.pause_pending or self.cap.reached:
             return None
         queue, suspended = self.book.queued, self.book.suspended
-        if self.hand.link is None or not (queue or suspended):
+        link = self.hand.link
+        if link is None or not link.up or not (queue or suspended):  # before its hello nobody knows what runs there
             return None
         if suspended is not None:
             return self.continuing.go_on(suspended)
@@ -377,8 +378,8 @@ class Runner:
             }
             await self.hand.link.request("run", run=run.run, allow_stdin=True, **cell)
         except CiuicError as error:
-            if self.current == run.run and run.status == "running" and self.live:
-                run.status, self.current = "queued", None
+            if run.status == "running" and self.live and (self.current == run.run or run.started_ms is None):
+                run.status, self.current = "queued", None if self.current == run.run else self.current
                 self.message = f"the cell waits: {error}"
                 self.changed()
 

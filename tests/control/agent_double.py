@@ -170,6 +170,8 @@ class AgentDouble:
     async def _run(self, header: dict[str, Any]) -> dict[str, Any]:
         if header["run"] in self.runs:
             return {}
+        if self.current is not None:
+            return {"error": {"type": "UsageError", "message": f"busy: run {self.current} is under way"}}
         self.runs.append(header["run"])
         self.current = header["run"]
         self._code[header["run"]] = header["code"]
