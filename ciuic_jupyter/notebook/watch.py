@@ -22,6 +22,7 @@ ERROR_HELD = 0.5  # seconds that outputs behind an error are held for the run's 
 _SETTLED = frozenset({"paused", "failed", "closed"})
 DETACH_AT = 3  # the third Ctrl-C leaves the run alone
 SHUTDOWN_AFTER = 0.25  # seconds in which a shutdown follows the interrupt that Jupyter sends before it
+UNANSWERED_FOR = 10.0  # seconds in which a cell ends that asked what nobody can answer, and was interrupted for that
 
 OnStatus = Callable[[Mapping[str, Any]], None]
 
@@ -190,6 +191,7 @@ class Watch:
             ShellPump(shell.kernel, self.waker) if is_kernel and main else PlainPump(self.waker)
         )
         follow.waker = self.waker
+        self._unanswered: tuple[UsageError, float] | None = None  # a question: what is raised, and when at the latest
 
     def interrupted(self) -> None:
         """Ctrl-C, inside a signal handler: only count and wake.
@@ -213,6 +215,10 @@ class Watch:
                 follow.release_late()
                 self._look_up()
                 self._tell_broken()
+                if self._unanswered is not None and time.monotonic() > self._unanswered[1]:
+                    break
+            if self._unanswered is not None:  # behind the run's end: the next cell is not queued behind its failure
+                raise self._unanswered[0]
             self._unask()
             follow.channel.when_empty(self.waker.set)
             while follow.channel.waiting and self.interrupts < self.passed_on + DETACH_AT:
@@ -270,9 +276,8 @@ class Watch:
             answer(_ask_terminal(prompt, password))
         else:
             follow.line.request("interrupt", run=follow.run)
-            raise UsageError(
-                f"the remote cell asks {prompt!r}, but this front end does not answer questions; it was interrupted"
-            )
+            text = f"the remote cell asks {prompt!r}, but this front end does not answer questions; it was interrupted"
+            self._unanswered = self._unanswered or (UsageError(text), time.monotonic() + UNANSWERED_FOR)
 
     def _unask(self) -> None:
         if isinstance(self.pump, ShellPump):
