@@ -379,7 +379,9 @@ class Runner:
             await self.hand.link.request("run", run=run.run, allow_stdin=True, **cell)
         except CiuicError as error:
             if run.status == "running" and self.live and (self.current == run.run or run.started_ms is None):
-                run.status, self.current = "queued", None if self.current == run.run else self.current
+                run.status = "queued"
+                if self.current == run.run:
+                    self.current = None
                 self.message = f"the cell waits: {error}"
                 self.changed()
 

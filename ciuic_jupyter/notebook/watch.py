@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import threading
 import time
@@ -191,7 +192,8 @@ class Watch:
             ShellPump(shell.kernel, self.waker) if is_kernel and main else PlainPump(self.waker)
         )
         follow.waker = self.waker
-        self._unanswered: tuple[UsageError, float] | None = None  # a question: what is raised, and when at the latest
+        self._refused: UsageError | None = None  # a question that nobody can answer: raised behind the run's end,
+        self._gives_up_at = math.inf  # or then at the latest
 
     def interrupted(self) -> None:
         """Ctrl-C, inside a signal handler: only count and wake.
@@ -208,17 +210,15 @@ class Watch:
         follow = self.follow
         self.waits = True
         with self.pump:
-            while follow.ended is None and follow.paused is None:
+            while follow.ended is None and follow.paused is None and time.monotonic() <= self._gives_up_at:
                 self.pump.wait(0.2 if follow.held else 1.0)
                 self._pass_on_interrupts()
                 self._ask()
                 follow.release_late()
                 self._look_up()
                 self._tell_broken()
-                if self._unanswered is not None and time.monotonic() > self._unanswered[1]:
-                    break
-            if self._unanswered is not None:  # behind the run's end: the next cell is not queued behind its failure
-                raise self._unanswered[0]
+            if self._refused is not None:  # not before: a cell sent earlier is queued behind the failure
+                raise self._refused
             self._unask()
             follow.channel.when_empty(self.waker.set)
             while follow.channel.waiting and self.interrupts < self.passed_on + DETACH_AT:
@@ -277,7 +277,8 @@ class Watch:
         else:
             follow.line.request("interrupt", run=follow.run)
             text = f"the remote cell asks {prompt!r}, but this front end does not answer questions; it was interrupted"
-            self._unanswered = self._unanswered or (UsageError(text), time.monotonic() + UNANSWERED_FOR)
+            if self._refused is None:
+                self._refused, self._gives_up_at = UsageError(text), time.monotonic() + UNANSWERED_FOR
 
     def _unask(self) -> None:
         if isinstance(self.pump, ShellPump):

@@ -84,11 +84,6 @@ class Cell:
         states = [content["execution_state"] for content in self.of("status")]
         return bool(states) and states[-1] == "idle" and self.reply is not None
 
-    @property
-    def seconds(self) -> float:
-        """From the first message to the last."""
-        return float(self.messages[-1]["at"] - self.messages[0]["at"])
-
 
 class LocalKernel:
     """A kernel process and a front end that only listens and asks; plain sockets, no event loops."""
