@@ -8,6 +8,7 @@ import re
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -137,11 +138,12 @@ def test_pause_and_resume_in_mid_cell_from_panel_toolbar_and_status_bar(
 def kill_kernel(page: Page, server: Server) -> None:
     """Kill the notebook's kernel; the server starts another, which knows of nothing."""
     named = f"kernel-{pages.kernel_id(page)}.json"
-    (kernel,) = [
-        child
-        for child in psutil.Process(server.process.pid).children(recursive=True)
-        if any(named in part for part in child.cmdline())
-    ]
+    found = []
+    for child in psutil.Process(server.process.pid).children(recursive=True):
+        with suppress(psutil.Error):  # one that ends while we look
+            if any(named in part for part in child.cmdline()):
+                found.append(child)
+    (kernel,) = found
     kernel.kill()
 
 
@@ -204,7 +206,12 @@ def test_outputs_of_a_run_that_ended_while_nobody_looked_come_back(page: Page, o
     url = page.url
     page.goto("about:blank")  # a closed laptop
     stop.touch()
-    until(lambda: not any(one["busy"] for one in own.ask("ciuic/snapshot")["sessions"]), "the end of the run")
+
+    def ended() -> bool:
+        (session,) = [one for one in own.ask("ciuic/snapshot")["sessions"] if one["name"].startswith("away")]
+        return not session["busy"]
+
+    until(ended, "the end of the run")
     page.goto(f"{url}?token={own.token}")
     pages.ready(page)
     until(lambda: "the end" in pages.output_text(page, 1), "its last line")
