@@ -30,13 +30,16 @@ class Settings(BaseSettings):
     url: str | None = Field(None, description="address of a shared control plane; none: your own, started on demand")
     token: SecretStr | None = Field(None, description="token of the shared control plane")
 
-    instance: str = Field("local.cpu", description="machine type used when a cell names none")
+    instance: str = Field("local.cpu", description="machine type used when a cell names none; `auto`: the cheapest")
     price_per_hour: Decimal = Field(Decimal("0.90"), ge=0, le=100000, description="price of `local` machines, per hour")
     storage_price_per_hour: Decimal = Field(
         Decimal("0"), ge=0, le=100000, description="price of kept checkpoints, per session-hour"
     )
     checkpoint_url: str | None = Field(
         None, description="where checkpoints are kept too, like `s3://bucket/folder`; none: in the state directory only"
+    )
+    prices: Path | None = Field(
+        None, description="price rows of your own for `ciuic prices` and `ciuic compare`, in TOML"
     )
     currency: str = Field("USD", pattern=r"^[A-Z]{3}$", description="currency of prices and budgets")
 

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ciuic_jupyter.control import stored
 from ciuic_jupyter.control.daemon import VERSION, proof
+from ciuic_jupyter.control.money_routes import MoneyRoutes
 from ciuic_jupyter.control.panel_routes import PanelRoutes
 from ciuic_jupyter.control.plane import Plane
 from ciuic_jupyter.control.runner import Runner
@@ -419,6 +420,7 @@ def make_app(plane: Plane, token: str, port: int) -> ASGIApp:
     app = FastAPI(title="ciuic control plane", version=VERSION, docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(Routes(plane, token).router)
     app.include_router(PanelRoutes(plane).router)
+    app.include_router(MoneyRoutes(plane).router)
     app.add_exception_handler(CiuicError, _on_ciuic_error)
     app.add_exception_handler(RequestValidationError, _on_bad_input)
     app.add_exception_handler(HTTPException, _on_refusal)

@@ -13,14 +13,17 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import date
 from typing import Annotated, Any
 
 import typer
 
-from ciuic_jupyter.control import daemon
+from ciuic_jupyter.control import daemon, money
+from ciuic_jupyter.control import prices as price_tables
 from ciuic_jupyter.control.client import PlaneClient
 from ciuic_jupyter.core.money import format_money
-from ciuic_jupyter.errors import CiuicError
+from ciuic_jupyter.core.offers import Table, merged
+from ciuic_jupyter.errors import CiuicError, ProviderError, UsageError
 from ciuic_jupyter.monitor.nvml import Nvml
 from ciuic_jupyter.monitor.proof import start_ticks
 from ciuic_jupyter.settings import Settings
@@ -195,6 +198,46 @@ def cost(name: Annotated[str | None, typer.Argument(help="a session; all of them
             compute, storage = _money(line, "compute_nano"), _money(line, "storage_nano")
             rows.append([str(line["name"]), times[0], compute, storage, times[1], _money(line, "unspent_nano")])
         _table(rows)
+
+
+@app.command()
+def prices(
+    gpu: Annotated[str, typer.Option(help="only machines whose GPU's name has this in it")] = "",
+    live: Annotated[bool, typer.Option("--live", help="ask gpuhunt's catalogue, too")] = False,
+) -> None:
+    """List prices an hour, each with its currency, age and source, and how their clouds bill."""
+    with _plainly():
+        money.show_prices(_price_table(live), gpu, _table)
+
+
+@app.command()
+def compare(
+    what: Annotated[str | None, typer.Argument(help="a session's name or a run's id", show_default=False)] = None,
+    article: Annotated[
+        bool, typer.Option("--article", help="the article's training of ResNet-50 instead, from hours and rules")
+    ] = False,
+    live: Annotated[bool, typer.Option("--live", help="with the prices of gpuhunt's catalogue, too")] = False,
+) -> None:
+    """Say what a session or a run cost, what it would have cost elsewhere, and with the machine kept on in pauses."""
+    with _plainly():
+        if article == (what is not None):
+            raise UsageError("name a session or a run, or give --article")
+        if what is None:
+            money.show_article(_table)
+        else:
+            money.show_compared(_client().usage(what), _price_table(live), _table)
+
+
+def _price_table(live: bool) -> Table:
+    """Return the tables there are; one that can't be had from elsewhere is told, and the others are used."""
+    today = date.today()
+    found = [price_tables.table(Settings().prices, today)]
+    if live:
+        try:
+            found.append(price_tables.live(today))
+        except ProviderError as error:
+            typer.echo(f"ciuic: {error}; the bundled prices are used", err=True)
+    return merged(found)
 
 
 @app.command()

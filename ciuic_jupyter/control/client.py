@@ -257,6 +257,10 @@ class PlaneClient:
         """Return what a session, or all of them, cost and did not cost."""
         return dict(self._json("GET", self._session(name, "/cost") if name else "/cost"))
 
+    def usage(self, what: str) -> View:
+        """Return the machine time of a session or of a run, by its name or id."""
+        return dict(self._json("GET", "/usage", params={"of": what}))
+
     def shutdown(self) -> View:
         """End the plane; machines and runs go on until it is started again."""
         return dict(self._json("POST", "/shutdown"))

@@ -13,6 +13,7 @@ from ciuic_jupyter.control.clock import Clock
 from ciuic_jupyter.control.ledger import Ledger
 from ciuic_jupyter.control.projections import Book, Books
 from ciuic_jupyter.core.money import parse_usd
+from ciuic_jupyter.core.offers import cheapest, wish_of
 from ciuic_jupyter.errors import OutOfCapacity
 from ciuic_jupyter.providers.base import Intent, Offer, Provider
 from ciuic_jupyter.settings import Settings, private_directory
@@ -60,14 +61,16 @@ class Context:
         return self.providers[name]
 
     async def find_offer(self, instance: str) -> Offer:
-        """Return the offer of an instance type; OutOfCapacity names those there are."""
-        known = []
-        for provider in self.providers.values():
-            for offer in await provider.offers():
-                if offer.instance == instance:
-                    return offer
-                known.append(offer.instance)
-        raise OutOfCapacity(f"no machine type {instance!r}; there are: {', '.join(sorted(known)) or 'none'}")
+        """Return the offer of an instance type, or the cheapest that fits `auto:...`; OutOfCapacity lists them."""
+        offers = [offer for provider in self.providers.values() for offer in await provider.offers()]
+        wish = wish_of(instance)
+        if wish is not None:
+            return cheapest(offers, wish, self.settings.currency)
+        for offer in offers:
+            if offer.instance == instance:
+                return offer
+        known = sorted(offer.instance for offer in offers)
+        raise OutOfCapacity(f"no machine type {instance!r}; there are: {', '.join(known) or 'none'}")
 
     def session_directory(self, name: str) -> Path:
         """Return the private folder of a session's events."""

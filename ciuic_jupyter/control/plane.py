@@ -16,10 +16,11 @@ from ciuic_jupyter.control.clock import Clock
 from ciuic_jupyter.control.context import Context
 from ciuic_jupyter.control.daemon import secret
 from ciuic_jupyter.control.ledger import Ledger, Row
+from ciuic_jupyter.control.prices import local_offers
 from ciuic_jupyter.control.projections import Books, born
 from ciuic_jupyter.control.reconcile import ORPHANS, reconcile
 from ciuic_jupyter.control.runner import Runner
-from ciuic_jupyter.core.money import parse_usd
+from ciuic_jupyter.core.offers import wish_of
 from ciuic_jupyter.core.session import Event, State, check_name, step
 from ciuic_jupyter.errors import CiuicError, ProviderError, UnknownSession, UsageError
 from ciuic_jupyter.providers.base import Offer, Provider
@@ -51,8 +52,7 @@ class Plane:
                 hidden = ("CIUIC_TOKEN", "CIUIC_URL")
                 self._warm = WarmParent(runtime / "warm.sock", settings.warm_modules, state / "warm.log", hidden=hidden)
             places = LocalPlaces(private_directory(state / "machines"), runtime)
-            offer = Offer(settings.instance, "local", parse_usd(settings.price_per_hour), settings.currency)
-            providers = {"local": LocalProvider(places, [offer], self._warm)}
+            providers = {"local": LocalProvider(places, local_offers(settings), self._warm)}
         ledger = Ledger(state / "ledger.db", clock)
         self.context = Context(
             settings=settings,
@@ -152,7 +152,7 @@ class Plane:
             if runner is None or runner.book.state is State.CLOSED:
                 runner = await self._born(name, instance, budget_nano, cwd)
             else:
-                if instance is not None and instance != runner.book.offer["instance"]:
+                if instance is not None and not _suits(runner.book.offer, instance):
                     offer = await self.context.find_offer(instance)
                     raise ProviderError(
                         f"session {name} is on {runner.book.offer['instance']}, not {offer.instance}; "
@@ -252,3 +252,9 @@ class Plane:
     async def reconcile(self) -> None:
         """Find machines of ours that no session wants: bill them from their creation, and stop them."""
         await reconcile(self.context)
+
+
+def _suits(offer: Mapping[str, Any], instance: str) -> bool:
+    """Tell whether a session on the machine type `offer` has what `instance` asks for."""
+    wish = wish_of(instance)
+    return wish.fits(Offer(**offer)) if wish is not None else instance == offer["instance"]

@@ -32,6 +32,8 @@ class Offer:
     unit_seconds: int = 1
     minimum_seconds: int = 0
     gpus: int = 0
+    gpu: str = ""
+    listed: bool = True  # else it is found by its name alone: `auto` does not choose it
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,9 @@ def test_a_session_from_the_shell(ciuic: Shell) -> None:
     total = ciuic("cost").stdout.splitlines()
     assert total[0].split()[:2] == ["SESSION", "BILLED"]
     assert total[-1].startswith("all")
+    compared = ciuic("compare", "night").stdout
+    assert "session night: " in compared and "Azure" in compared and "stopping saved $" in compared
+    assert "no session or run" in ciuic("compare", "nobody").stderr
     assert "night: closed" in ciuic("close", "night").stdout
     assert ciuic("stop").returncode == 0
     assert ciuic("status").returncode == 3
