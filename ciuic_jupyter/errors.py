@@ -8,7 +8,8 @@ CiuicError
 ├── IllegalTransition      an event a session's state does not know
 ├── LedgerError            the ledger can't be trusted or written
 ├── ProviderError          a machine could not be started, seen or stopped
-│   └── OutOfCapacity
+│   ├── OutOfCapacity
+│   └── MachineUnreachable   nobody can tell whether it lives
 ├── BudgetExceeded         the cap would be crossed
 ├── PlaneUnavailable       no control plane answers
 ├── AgentUnavailable       the machine of a session does not answer
@@ -58,6 +59,10 @@ class ProviderError(CiuicError):
 
 class OutOfCapacity(ProviderError):
     """The provider has no such machine now."""
+
+
+class MachineUnreachable(ProviderError):
+    """A machine can't be reached now: that proves nothing about it."""
 
 
 class BudgetExceeded(CiuicError):
