@@ -59,7 +59,7 @@ def play(lives: subprocess.Popen[str], mode: str, kill_after: float | None) -> t
 
 
 @pytest.mark.crash
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_hundred_kills_lose_and_double_no_segment(tmp_path: Path, lives: subprocess.Popen[str]) -> None:
     state = tmp_path / "state"
     chance = random.Random(11)

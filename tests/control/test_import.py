@@ -19,7 +19,7 @@ from ciuic_jupyter.errors import CheckpointDamaged, CheckpointUntrusted, CiuicEr
 from ciuic_jupyter.settings import Settings
 from tests.checkpoint.test_import import theirs
 from tests.control.conftest import Cloud, reach
-from tests.control.test_pause_real import LOOPS, Viewer, _zombie, expected, until
+from tests.control.test_pause_real import Viewer, _zombie, expected, until, until_there
 
 HELD = {"run": "r", "code": "loop", "cell_id": "c", "seq": 40}
 
@@ -130,7 +130,7 @@ def test_a_cell_that_one_user_paused_goes_on_at_another(tmp_path: Path, monkeypa
     try:
         client.create("a")
         viewer = Viewer(client, "a")
-        client.run("a", "r", LOOPS)
+        client.run("a", "r", until_there(tmp_path / "stop"))
         until(lambda: "2 0." in viewer.text)
         assert client.pause("a")["suspended"]["run"] == "r"
     finally:
@@ -150,12 +150,14 @@ def test_a_cell_that_one_user_paused_goes_on_at_another(tmp_path: Path, monkeypa
         assert "seen" in {one["name"] for one in client.checkpoint("b")["variables"]}
         viewer = Viewer(client, "b")
         assert client.resume("b", wait=True)["state"] == "running"
+        (tmp_path / "stop").touch()
         until(lambda: client.runs("b")[-1]["status"] == "ok")
-        client.run("b", "r2", "print(len(seen), seen[-1])")
-        until(lambda: "48 0." in viewer.text)
+        client.run("b", "r2", "print('seen', seen[-1])")
+        until(lambda: "seen 0." in viewer.text)
         *rest, last = viewer.text.splitlines()
-        assert printed + rest == expected()
-        assert last.split()[1] == expected()[-2].split()[1]
+        whole = expected(len(printed + rest) - 1)
+        assert printed + rest == whole
+        assert last.split()[1] == whole[-2].split()[1]
         client.release("b", discard=True)
         _another_python(client, there)
     finally:
