@@ -1,15 +1,17 @@
-"""Holding the cell under way at a loop boundary: for a pause, and for the checkpoints that a run asked for."""
+"""Holding the cell under way at a loop boundary: for a pause, and for checkpoints that a run or its code asked for."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ciuic_jupyter.control import rows
 from ciuic_jupyter.control.link import AgentLink
 from ciuic_jupyter.control.projections import Run
+from ciuic_jupyter.control.stages import Stages
 from ciuic_jupyter.core.money import NANO, cost
 from ciuic_jupyter.core.session import Event, State
 from ciuic_jupyter.errors import AgentUnavailable, CiuicError
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from ciuic_jupyter.control.runner import Runner
 
 _log = logging.getLogger(__name__)
+
+_STAGE_AGAIN_MS = 60_000  # behind a checkpoint for a stage that failed
 
 
 class Hold:
@@ -32,10 +36,14 @@ class Hold:
         self._unable: AgentLink | None = None  # an agent that knows no hold
         self._skipped: list[str] = []
         self._tried_ms = 0
+        self._stages = Stages(runner)
+        self._stages_after_ms = 0  # when one that failed is tried again
 
     def reset(self) -> None:
         """Forget a machine that is gone."""
         self.where, self._unable, self._skipped, self._tried_ms = "", None, [], 0
+        self._stages_after_ms = 0
+        self._stages.clear()
 
     def _run(self) -> Run | None:
         """Return the run that a pause waits for, if it is to be held: who closes a session lets its cell end."""
@@ -88,9 +96,11 @@ class Hold:
         else:
             await runner.interrupt(runner.current)
 
-    def hello(self, held: bool) -> None:
+    def hello(self, held: bool, stages: Sequence[Sequence[Any]] | None) -> None:
         """A cell that nobody wants to hold any more goes on: we were restarted between a failed save and our word."""
         runner = self._runner
+        if stages is not None:
+            self._stages.hello(stages)
         if held and runner.book.state is State.RUNNING and not runner.pause_pending and not _under_way(self._saving):
             runner.spawn(self.go())
 
@@ -134,7 +144,8 @@ class Hold:
         elif not _under_way(self._looking):
             self._looking = runner.spawn(self._look())
         if self._checkpoint_due() and not _under_way(self._saving):
-            self._saving = runner.spawn(self._checkpoint())
+            self._saving = runner.spawn(self._take())
+        self.save_stages()
 
     async def _look(self) -> None:
         with suppress(CiuicError):
@@ -150,23 +161,66 @@ class Hold:
             return False
         return runner.context.now_ms() - max(self._kept_ms(run), self._tried_ms) >= run.checkpoint_every * 1000
 
-    async def _checkpoint(self) -> None:
-        """Save in the middle of the cell, which then goes on; a failure is told, and tried again at the next turn."""
+    # -- stages
+
+    def stage(self, header: Mapping[str, Any], seq: int) -> None:
+        """The cell's code marked the end of a stage: a checkpoint is taken at the next boundary, or behind the cell."""
+        self._stages.mark(header, seq)
+        self.save_stages()
+
+    def saved(self, report: Mapping[str, Any]) -> None:
+        """A checkpoint is there, for whatever reason: it holds the stages that ended before it."""
+        self._stages.saved(report.get("run"))
+
+    def save_stages(self) -> None:
+        """Take a checkpoint if a stage waits for one; with one under way, the next look sees what that left out."""
+        if self._stage_due() and not _under_way(self._saving):
+            self._saving = self._runner.spawn(self._take())
+
+    def _stage_due(self) -> bool:
+        runner = self._runner
+        if not self._stages or runner.hand.link is None or runner.book.state is not State.RUNNING:
+            return False
+        if runner.pause_pending:  # its save is from behind the stage, too, and says so
+            return False
+        if runner.current is None and runner.book.suspended is not None:
+            return False
+        return runner.context.now_ms() >= self._stages_after_ms
+
+    @property
+    def keeps_kernel(self) -> bool:
+        """Whether the next cell waits: the last one marked a stage that no boundary came behind, it is saved first."""
+        return self._runner.current is None and self._stage_due()
+
+    # -- the checkpoint itself
+
+    async def _take(self) -> None:
+        """Take a checkpoint, and more for stages that it left out; a cell may have waited for that."""
+        await self._checkpoint()
+        while self._stage_due() and await self._checkpoint():
+            pass
+        self._runner.pump()
+
+    async def _checkpoint(self) -> bool:
+        """Save in the middle of the cell, which then goes on; for a stage also behind it. A failure is told."""
         runner, run = self._runner, self._runner.current
         self._tried_ms = runner.context.now_ms()
         try:
-            reply = await runner.ask("checkpoint")
+            reply = await runner.ask("checkpoint", behind=bool(self._stages))
         except AgentUnavailable:
-            return
+            return False
         except CiuicError as error:
             if runner.current == run:
                 runner.note(f"no checkpoint was taken, the cell goes on and it is tried again: {error}", "warning")
-            return
+            self._stages_after_ms = runner.context.now_ms() + _STAGE_AGAIN_MS
+            return False
         finally:
             self._tried_ms = max(self._tried_ms, runner.context.now_ms() if runner.live else 0)
         known = runner.book.checkpoint["seq"] if runner.book.checkpoint is not None else 0
         if reply["seq"] > known:
             await runner.write(rows.checkpoint(runner, reply, runner.context.now_ms()))
+        self.saved(reply["report"])
+        return True
 
 
 def _under_way(task: asyncio.Task[None] | None) -> bool:

@@ -106,6 +106,7 @@ class MachineHand:
         report = dict(reply["report"])
         if report.get("run"):
             report["run"] = {"where": runner.hold.where, **report["run"]}
+        runner.hold.saved(report)
         await runner.offer(Event.SAVED, checkpoint={"seq": reply["seq"], "report": report})
 
     async def _ask_save(self) -> dict[str, Any]:

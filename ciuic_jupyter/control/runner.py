@@ -362,6 +362,8 @@ class Runner:
         link = self.hand.link
         if link is None or not link.up or not (queue or suspended):  # before its hello nobody knows what runs there
             return None
+        if self.hold.keeps_kernel:
+            return None
         if suspended is not None:
             return self.continuing.go_on(suspended)
         queue[0].status = "running"
@@ -395,6 +397,7 @@ class Runner:
                 await self.offer(Event.DISCARD, goal=self.book.goal, message=text)
             else:
                 await self.offer(Event.QUIET)
+        self.hold.save_stages()
         self.pump()
 
     def headers(self, after: int) -> Iterator[tuple[int, Header]]:
@@ -426,7 +429,7 @@ class Runner:
             if run in self.book.runs:
                 self.book.runs[run].status = "running"
         self._kernel(str(header.get("kernel")), header.get("restored"), str(header.get("error") or ""))
-        self.hold.hello(bool(header.get("held")))
+        self.hold.hello(bool(header.get("held")), header.get("stages"))
         self.spawn(self.settle())  # a cell or a pause may wait since before we were restarted
 
     def _kernel(self, kernel: str, restored: Header | None, error: str) -> None:
@@ -460,6 +463,8 @@ class Runner:
         elif kind == "run_ended":
             self.spawn(self.settle())
             self.changed()
+        elif kind == "stage":
+            self.hold.stage(header, seq)
         if self.continuing.caught_up(seq):
             self.spawn(self.settle())
         self.feed_viewers.event(seq, frame)  # behind the state it made: who saw a run end has seen the state after it

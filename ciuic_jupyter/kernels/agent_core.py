@@ -28,6 +28,7 @@ from ciuic_jupyter.kernels.plane_socket import PlaneSocket
 from ciuic_jupyter.kernels.processes import kill_tree
 from ciuic_jupyter.kernels.runs import Run, Runs
 from ciuic_jupyter.kernels.saving import Kernel, Saver
+from ciuic_jupyter.kernels.stages import Stages
 from ciuic_jupyter.kernels.usage import Usage
 from ciuic_jupyter.monitor.proof import touch_alive, write_final
 
@@ -59,7 +60,8 @@ class Agent:
         self.checkpoint: int | None = config.checkpoint
         self.log = EventLog(config.directory / "events", config.first_seq)
         self.runs = Runs(self.emit, kernel)
-        self.holds = Holds(self.runs, self._newest_event)
+        self.stages = Stages(self.emit, self._newest_event)
+        self.holds = Holds(self.runs, self._newest_event, self.stages)
         self.blobs = Blobs(config.directory / "blobs")
         self.requests = Requests(self)
         self.socket = PlaneSocket(config.secrets.token, self.log, self._hello, self.requests.handle)
@@ -163,6 +165,7 @@ class Agent:
             "boot_id": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
             "restored": self.restored,
             "checkpoint": self.checkpoint,
+            "stages": self.stages.pending(),
         }
 
     async def _start_kernel(self) -> None:
@@ -218,20 +221,27 @@ class Agent:
             await self.save_over.wait()
         return await self._save(passing=False)
 
-    async def take_checkpoint(self) -> dict[str, Any]:
+    async def take_checkpoint(self, *, behind: bool = False) -> dict[str, Any]:
         """Hold the cell under way until it is captured, and make a checkpoint of that while it goes on.
 
-        UsageError if no cell runs, it ends before it holds, or another save is on.
+        UsageError if no cell runs, it ends before it holds, or another save is on. With `behind` none of these: another
+        save is waited for, and what stands between two cells is saved, too, while the next one has to wait.
         """
-        held = await self.holds.hold(keep=False)
-        if held["run"] is None:
-            raise UsageError("no cell runs; save the session as it is")
-        if not held["held"]:
-            raise UsageError(f"run {held['run']} ended, or was let go, before it held; nothing was saved")
-        try:
-            return await self._save(passing=True)
-        finally:
-            await self.holds.release()
+        while True:
+            while behind and self.saving:
+                await self.save_over.wait()
+            held = await self.holds.hold(keep=False)
+            if held["held"]:
+                try:
+                    return await self._save(passing=True)
+                finally:
+                    await self.holds.release()
+            if behind and self.runs.current is None and not self.saving:
+                return await self._save(passing=False)
+            if not behind and held["run"] is None:
+                raise UsageError("no cell runs; save the session as it is")
+            if not behind:
+                raise UsageError(f"run {held['run']} ended, or was let go, before it held; nothing was saved")
 
     async def _save(self, *, passing: bool) -> dict[str, Any]:
         if self.saving:
@@ -253,6 +263,7 @@ class Agent:
     def _committed(self, run: Mapping[str, Any] | None) -> None:
         self.holds.committed(run)
         self.runs.saved = run["run"] if run is not None else None
+        self.stages.committed(int(run["seq"]) if run is not None else None)
 
     @property
     def busy(self) -> bool:

@@ -85,7 +85,7 @@ class Requests:
 
     async def _checkpoint(self, frame: Frame) -> Reply:
         self._need_kernel()
-        return await self._agent.take_checkpoint()
+        return await self._agent.take_checkpoint(behind=bool(frame.header.get("behind")))
 
     async def _boundary(self, frame: Frame) -> Reply:
         self._need_kernel()

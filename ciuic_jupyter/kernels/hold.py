@@ -16,6 +16,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 
 from ciuic_jupyter.errors import CiuicError, ProtocolError
 from ciuic_jupyter.resume.engine import Boundary, Engine
+from ciuic_jupyter.resume.runtime import Site
 
 _ENDED_KEPT = 64  # cells whose end is remembered, for a hold that comes late
 _GO, _INTERRUPT, _SAVE = "go", "interrupt", "save"
@@ -52,7 +53,7 @@ class Outlet(Protocol):
         """Send what the cell printed; called in the main thread before each word about a hold."""
 
     def say(self, parent: Mapping[str, Any], content: Mapping[str, Any]) -> None:
-        """Publish a word about a hold as output of the cell `parent`; called in both threads."""
+        """Publish a word about a hold or a stage as output of the cell `parent`; called in any thread."""
 
     def save_held(self, request: Mapping[str, Any], cell: Cell, position: Any) -> dict[str, Any]:
         """Save at a boundary, in the main thread; Refused if the position can't be saved."""
@@ -78,6 +79,7 @@ class Holder:
             "look": self._look,
         }
         engine.serve = self.serve
+        Site.staged = self.stage
 
     # the control thread
 
@@ -176,6 +178,12 @@ class Holder:
     def _say(self, state: str, number: int | None, **more: Any) -> None:
         if self.cell is not None:
             self._outlet.say(self.cell.parent, {"state": state, "hold": number, **more})
+
+    def stage(self, name: str) -> None:
+        """The cell's code says, in any of its threads, that a stage ends here; between cells none does."""
+        cell = self.cell  # without the lock, which this thread may hold: a finalizer can run anywhere
+        if cell is not None and os.getpid() == self._process:
+            self._outlet.say(cell.parent, {"state": "stage", "name": name})
 
     def serve(self, boundary: Boundary) -> None:
         """Hold at `boundary`: do what is asked, until the cell may go on. KeyboardInterrupt for a Ctrl-C meanwhile."""

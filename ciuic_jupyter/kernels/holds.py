@@ -15,6 +15,7 @@ from ciuic_jupyter.kernels.kernel_link import KernelLink
 from ciuic_jupyter.kernels.later import read_body
 from ciuic_jupyter.kernels.pause import HOLD
 from ciuic_jupyter.kernels.runs import Run, Runs
+from ciuic_jupyter.kernels.stages import Stages
 
 _POLL_SECONDS = 0.02
 _LOOK_SECONDS = 2.0  # a kernel whose cell is deep in a library answers late
@@ -40,9 +41,10 @@ class _Hold:
 class Holds:
     """Holds the cell under way for whoever asks; several that ask at once share one hold."""
 
-    def __init__(self, runs: Runs, newest_event: Callable[[], int]) -> None:
-        """`newest_event` is the number of the last event that was made."""
+    def __init__(self, runs: Runs, newest_event: Callable[[], int], stages: Stages) -> None:
+        """`newest_event` is the number of the last event that was made; `stages` hears of theirs."""
         self._runs = runs
+        self._stages = stages
         self._newest_event = newest_event
         self._link: KernelLink | None = None
         self._now: _Hold | None = None
@@ -199,7 +201,10 @@ class Holds:
         self._changed = asyncio.Event()
 
     def _heard(self, content: Mapping[str, Any]) -> None:
-        """Take what the kernel says of a hold; what the cell printed before it is in the log already."""
+        """Take what the kernel says of a hold or a stage; what the cell printed before it is in the log already."""
+        if content.get("state") == "stage":
+            self._stages.heard(self._runs.current, content)
+            return
         hold = self._now
         if hold is None or content.get("hold") != hold.number:
             return
@@ -220,6 +225,7 @@ class Holds:
 
     def _run_of(self, hold: _Hold) -> dict[str, Any]:
         run, hold.captured = hold.run, self._newest_event()
+        self._stages.captured()
         about = {"run": run.run, "code": run.code, "cell_id": run.cell_id, "count": run.count}
         return {**about, "seq": hold.captured, "where": hold.where}
 

@@ -35,7 +35,8 @@ class CiuicKernel(IPythonKernel):  # type: ignore[misc]  # ipykernel has no type
     """An IPythonKernel with one more shell message: ciuic_request {op, ...} -> ciuic_reply {status, ...}.
 
     Its cells can be held at the top of any loop's turn: ciuic_hold {op, ...} on the control channel is answered at once
-    by ciuic_reply, and what comes of it is an iopub message ciuic_hold {state, ...} in order with the cell's output.
+    by ciuic_reply, and what comes of it is an iopub message ciuic_hold {state, ...} in order with the cell's output. So
+    is the end of a stage that the cell's code marks.
     """
 
     def __init__(self, **kwargs: Any) -> None:

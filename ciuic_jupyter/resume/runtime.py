@@ -27,6 +27,7 @@ class Site:
 
     calm = True  # of the class: no boundary is wanted by anybody
     stop: Callable[[Site | Library, FrameType], None] | None = None
+    staged: Callable[[str], None] | None = None  # told the name of a stage whose end the cell's code marks
     library = False  # a library whose loop has boundaries runs in this cell
 
     __slots__ = ("key", "unit")

@@ -4,6 +4,7 @@
     Trainer(..., callbacks=[ciuic_jupyter.train.lightning_callback()])        Lightning
     model.fit(..., callbacks=[ciuic_jupyter.train.keras_callback()])          Keras 3 on torch
     fit(..., job)                                                             a loop of your own in a module: `Job`
+    stage("pretrained")                                                       saved here, with no pause: `stage`
 
 Nothing of these libraries is imported before it is asked for.
 """
@@ -15,8 +16,9 @@ from typing import Any
 
 from ciuic_jupyter.errors import UsageError
 from ciuic_jupyter.train.job import Job
+from ciuic_jupyter.train.stages import stage
 
-__all__ = ["Job", "keras_callback", "lightning_callback", "transformers_callback"]
+__all__ = ["Job", "keras_callback", "lightning_callback", "stage", "transformers_callback"]
 
 
 def transformers_callback() -> Any:

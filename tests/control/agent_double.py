@@ -49,6 +49,7 @@ class AgentDouble:
         self._code: dict[str, str] = {}
         self._wanted: asyncio.Event | None = None  # a hold waits for the run's end
         self._restored: dict[str, Any] | None = None
+        self.stages: list[tuple[str, str, int]] = []  # that no checkpoint holds
 
     async def serve(self) -> None:
         self._server = await unix_serve(self._connection, str(self.socket), compression=None, ping_interval=None)
@@ -64,6 +65,7 @@ class AgentDouble:
         events = self._directory / f"events-{intent.id}"
         self.log = EventLog(events, self.config["first_seq"])
         self.current, self.kernel, self.alive, self.held = None, "ready", True, False
+        self.stages = []
         self.restored_from.append(self.config["checkpoint"])
         self._take_up()
         self._restored = None
@@ -142,7 +144,7 @@ class AgentDouble:
                 "run": self.current,
                 "last_seq": self.log.last_seq,
             }
-            said |= {"restored": self._restored, "held": self.held, "checkpoint": newest}
+            said |= {"restored": self._restored, "held": self.held, "checkpoint": newest, "stages": self.stages}
             await socket.send(encode({"type": "hello", **said}))
             for _, frame in list(self.log.read(after)):
                 await socket.send(frame)
@@ -220,11 +222,11 @@ class AgentDouble:
         return {"went": went}
 
     async def _checkpoint(self, header: dict[str, Any]) -> dict[str, Any]:
-        if self.current is None:
+        if self.current is None and not header["behind"]:
             return {"error": {"type": "UsageError", "message": "no cell runs; nothing was saved"}}
         if self.save_error is not None:
             return {"error": {"type": "SaveFailed", "message": self.save_error}}
-        if (await self._hold(header))["held"]:
+        if (await self._hold(header))["held"] or header["behind"]:
             done = self._saved()
             self.held = False
             return done
@@ -250,8 +252,16 @@ class AgentDouble:
         content = {"name": "stdout", "text": text}
         await self.emit(kind="output", run=self.current, msg_type="stream", content=content, metadata={})
 
+    async def stage(self, name: str) -> None:
+        """The cell under way marks the end of a stage."""
+        assert self.log is not None
+        assert self.current is not None
+        self.stages.append((self.current, name, self.log.last_seq + 1))
+        await self.emit(kind="stage", run=self.current, name=name)
+
     def _saved(self) -> dict[str, Any]:
         seq = self.write_checkpoint()
+        self.stages = []
         report = {"bytes_total": 10, "names": ["x"], "seconds": {"total": 1.0}, "run": self._position()}
         return {"seq": seq, "report": report}
 

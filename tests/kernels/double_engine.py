@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -98,5 +99,5 @@ def install() -> None:
     """Take the engine's place in this process and its children."""
     module = types.ModuleType(MODULE)
     module.Engine, module.Boundary = Engine, Boundary  # type: ignore[attr-defined]
-    sys.modules.setdefault(MODULE.rpartition(".")[0], types.ModuleType(MODULE.rpartition(".")[0]))
+    importlib.import_module(MODULE.rpartition(".")[0])  # the rest of that room is the real one
     sys.modules[MODULE] = module
