@@ -189,3 +189,22 @@ def test_a_forked_child_holds_nothing(kernel: ForkedKernel) -> None:
     assert cell.send().until("held")["where"] == "turn 2"
     cell.ask("go")
     assert cell.end()["status"] == "ok" and kernel.client.value("status") == 5
+
+
+def test_the_end_of_a_stage_is_said_in_order_and_by_the_cell_alone(kernel: ForkedKernel) -> None:
+    kernel.client.text("from ciuic_jupyter.train import stage")
+    code = "import os, threading\nprint('a', flush=True)\nstage('one')\npid = os.fork()\nif pid == 0:\n"
+    code += "    stage('forked'); os._exit(0)\nos.waitpid(pid, 0)\n"
+    code += "thread = threading.Thread(target=stage, args=('two',)); thread.start(); thread.join()\n"
+    cell = Cell(kernel, code + COUNTS)
+    cell.ask("hold")
+    cell.send().until("held")
+    words = [word for word in cell.seen if word[0] != "execute_input"]
+    assert words == [("stream", "a\n"), ("ciuic_hold", "stage"), ("ciuic_hold", "stage"), ("ciuic_hold", "held")]
+    cell.ask("go")
+    assert cell.end()["status"] == "ok"
+    cell = Cell(kernel, "stage('a\\nb')")
+    assert cell.send().end()["ename"] == "ValueError"
+    cell = Cell(kernel, "stage(3)")
+    assert cell.send().end()["ename"] == "TypeError"
+    assert not [word for kind, word in cell.seen if kind == "ciuic_hold"]
