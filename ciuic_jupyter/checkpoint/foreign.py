@@ -9,7 +9,7 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -27,16 +27,16 @@ _MOST_INDEX = 64 << 20  # bytes of one pack's index: 1.5 million chunks
 Place = tuple[str, int, bytes]  # pack, offset, chunk
 
 
-def take(source: Path, target: Store, key: bytes, *, trust: bool) -> Manifest:
+def take(source: Path, target: Store, key: bytes, *, trust: bool, ours: Sequence[bytes] = ()) -> Manifest:
     """Make the newest checkpoint of the folder `source` one of `target`, with the same body, signed with `key`.
 
-    CheckpointUntrusted if another key signed it, unless `trust`; CheckpointDamaged names what is missing, altered, a
-    link, or no plain file; UsageError if `source` is no folder of checkpoints; SaveFailed if the disk refuses. Then
-    `target` has no new checkpoint.
+    CheckpointUntrusted if neither that nor one of `ours` signed it, unless `trust`; CheckpointDamaged names what is
+    missing, altered, a link, or no plain file; UsageError if `source` is no folder of checkpoints; SaveFailed if the
+    disk refuses. Then `target` has no new checkpoint.
     """
     with _folder(str(source), str(source)) as root:
         with _folder("manifests", f"{source}/manifests", root) as folder:
-            body = _newest(folder, f"{source}/manifests", key, trust=trust)
+            body = _newest(folder, f"{source}/manifests", None if trust else [key, *ours])
         needed = _needed(body, str(source))
         with _folder("chunks", f"{source}/chunks", root) as folder:
             places = _find(folder, f"{source}/chunks", needed)
@@ -95,7 +95,7 @@ def _exactly(number: int, offset: int, length: int) -> bytes:
 # the manifest
 
 
-def _newest(folder: int, where: str, key: bytes, *, trust: bool) -> dict[str, Any]:
+def _newest(folder: int, where: str, keys: Sequence[bytes] | None) -> dict[str, Any]:
     numbers = {int(found[1]): found[0] for found in map(_MANIFEST.fullmatch, os.listdir(folder)) if found}
     if not numbers:
         raise UsageError(f"{where} has no manifest, so there is no checkpoint; nothing was taken")
@@ -105,7 +105,8 @@ def _newest(folder: int, where: str, key: bytes, *, trust: bool) -> dict[str, An
         if size > MAX_MANIFEST:
             raise CheckpointDamaged(f"the manifest {where} has {size} bytes, more than any; nothing was taken")
         data = _exactly(number, 0, size)
-    if not signed_by(data, key, where) and not trust:
+    signed = [signed_by(data, key, where) for key in keys or (b"nobody",)]  # damage is told, trusted or not
+    if keys is not None and not any(signed):
         raise CheckpointUntrusted(
             f"the manifest {where} was not signed with your key, and a checkpoint is Python code that will run as you "
             "once it is resumed; if you trust who made it and the way it came, `--trust` takes it. Nothing was taken"

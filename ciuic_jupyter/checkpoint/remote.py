@@ -46,9 +46,10 @@ def check_url(url: str) -> str:
 class Remote:
     """One session's checkpoints under `url`; nothing is asked of it before the first call. One at a time writes."""
 
-    def __init__(self, url: str) -> None:
-        self.url = check_url(url)
-        self._opened: tuple[Any, str] | None = None
+    def __init__(self, url: str, opened: tuple[Any, str] | None = None) -> None:
+        """`opened`: what answers there as a file system of fsspec does, and the folder in it; else `url` says which."""
+        self.url = url if opened is not None else check_url(url)
+        self._opened = opened
         self._proven: set[str] = set()  # packs that were read back, by this process or before an older manifest
 
     def push(self, store: Store, seq: int, key: bytes) -> int:

@@ -14,7 +14,7 @@ from ciuic_jupyter.control.ledger import Ledger
 from ciuic_jupyter.control.projections import Book, Books
 from ciuic_jupyter.core.money import parse_usd
 from ciuic_jupyter.core.offers import cheapest, wish_of
-from ciuic_jupyter.errors import OutOfCapacity
+from ciuic_jupyter.errors import OutOfCapacity, ProviderError
 from ciuic_jupyter.providers.base import Intent, Offer, Provider
 from ciuic_jupyter.settings import Settings, private_directory
 
@@ -41,7 +41,7 @@ class Context:
     books: Books
     providers: Mapping[str, Provider]
     owner: str  # the tag of our machines
-    key: bytes  # signs checkpoints
+    key: bytes  # the user's; a session's checkpoints are signed by one that is derived from it
     watched: Watched | None = None
 
     def now_ms(self) -> int:
@@ -62,13 +62,20 @@ class Context:
 
     async def find_offer(self, instance: str) -> Offer:
         """Return the offer of an instance type, or the cheapest that fits `auto:...`; OutOfCapacity lists them."""
-        offers = [offer for provider in self.providers.values() for offer in await provider.offers()]
+        offers, wrong = [], None
+        for provider in self.providers.values():
+            try:
+                offers += await provider.offers()
+            except ProviderError as error:  # of one that keeps nobody from the others
+                wrong = error
         wish = wish_of(instance)
         if wish is not None:
             return cheapest(offers, wish, self.settings.currency)
         for offer in offers:
             if offer.instance == instance:
                 return offer
+        if wrong is not None:
+            raise wrong
         known = sorted(offer.instance for offer in offers)
         raise OutOfCapacity(f"no machine type {instance!r}; there are: {', '.join(known) or 'none'}")
 
@@ -86,6 +93,17 @@ class Context:
         """Return the address of a session's checkpoints elsewhere; None if they are here alone."""
         url = self.settings.checkpoint_url
         return f"{url.rstrip('/')}/{self.store_directory(book).name}" if url else None
+
+    def key_of(self, book: Book) -> bytes:
+        """Return what signs a session's checkpoints: a key of its own life, so that no machine ever has the user's."""
+        if not book.own_key:
+            return self.key
+        return life_key(self.key, book.life)
+
+    def keys(self) -> list[bytes]:
+        """Return the keys that sign for this user and were on no machine but this computer."""
+        own = [book for book in self.books.lives if book.own_key and book.only_here]
+        return [self.key, *(life_key(self.key, book.life) for book in own)]
 
     def token(self, intent: str) -> str:
         """Return the token of an intent's agent: derived, so that it is kept nowhere."""
@@ -107,7 +125,7 @@ class Context:
             "token": self.token(number),
             "first_seq": first_seq,
             "store": str(self.store_directory(book)),
-            "key_hex": self.key.hex(),
+            "key_hex": self.key_of(book).hex(),
             "remote": self.remote(book),
             "checkpoint": book.intent["checkpoint"],
             "cwd": book.cwd if book.cwd and os.path.isdir(book.cwd) else None,
@@ -128,6 +146,11 @@ class Context:
             return None
         left = book.budget_nano - book.spent_nano(self.now_ms())
         return max(1.0, left * 3600 / rate - self.timings(book)[0])
+
+
+def life_key(key: bytes, life: str) -> bytes:
+    """Return the key that signs the checkpoints of one life of a session."""
+    return hmac.new(key, f"checkpoints {life}".encode(), "sha256").digest()
 
 
 def _upper(measured: list[float], otherwise: float) -> float:

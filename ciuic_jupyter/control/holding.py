@@ -207,6 +207,7 @@ class Hold:
         self._tried_ms = runner.context.now_ms()
         try:
             reply = await runner.ask("checkpoint", behind=bool(self._stages))
+            await runner.hand.bring(int(reply["seq"]))
         except AgentUnavailable:
             return False
         except CiuicError as error:

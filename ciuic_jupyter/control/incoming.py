@@ -16,7 +16,7 @@ from ciuic_jupyter.checkpoint.foreign import take
 from ciuic_jupyter.checkpoint.pack import sync_folder
 from ciuic_jupyter.checkpoint.remote import Remote
 from ciuic_jupyter.checkpoint.store import Manifest, Store
-from ciuic_jupyter.control.context import Context
+from ciuic_jupyter.control.context import Context, life_key
 from ciuic_jupyter.control.projections import Book
 from ciuic_jupyter.errors import UsageError
 from ciuic_jupyter.settings import private_directory
@@ -70,17 +70,18 @@ class Copy:
         os.rename(self.folder, target)  # over the empty folder that was just made for it
         sync_folder(target.parent)
         if (url := context.remote(book)) is not None:
-            Remote(url).push(Store(target), self.manifest.seq, context.key)
+            Remote(url).push(Store(target), self.manifest.seq, context.key_of(book))
 
 
 @asynccontextmanager
-async def copied(context: Context, path: str, *, trust: bool) -> AsyncIterator[Copy]:
-    """Copy the newest checkpoint of the folder `path`, checked as `checkpoint.foreign.take` does; gone at the end."""
+async def copied(context: Context, path: str, life: str, *, trust: bool) -> AsyncIterator[Copy]:
+    """Copy the newest checkpoint of `path` for a session's life, checked as `foreign.take` does; gone at the end."""
     if not os.path.isabs(path):
         raise UsageError(f"{path[:200]!r} is no absolute path; nothing was taken")
     folder = _home(context) / f"{_ASIDE}{secrets.token_hex(8)}"
     try:
-        manifest = await asyncio.to_thread(take, Path(path), Store(folder), context.key, trust=trust)
+        key, ours = life_key(context.key, life), context.keys()
+        manifest = await asyncio.to_thread(take, Path(path), Store(folder), key, trust=trust, ours=ours)
         yield Copy(folder, manifest)
     finally:
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)

@@ -14,7 +14,7 @@ from ciuic_jupyter.control.ledger import Row
 from ciuic_jupyter.control.link import AgentLink
 from ciuic_jupyter.core.session import Event, State
 from ciuic_jupyter.errors import AgentUnavailable, CiuicError, ProviderError, UsageError
-from ciuic_jupyter.providers.base import Endpoint, Machine, MachineState
+from ciuic_jupyter.providers.base import Apart, Endpoint, Machine, MachineState
 
 if TYPE_CHECKING:
     from ciuic_jupyter.control.runner import Runner
@@ -35,6 +35,7 @@ class MachineHand:
         self._stopping = False
         self._started: float | None = None
         self._gone_seen = 0
+        self._brought = False  # what the machine saved last is here
         self._start_over = asyncio.Event()
         self._start_over.set()
 
@@ -72,7 +73,7 @@ class MachineHand:
         runner, machine = self._runner, self._machine
         provider = runner.context.provider(runner.book)
         self._started = runner.context.clock.boot()
-        self._gone_seen = 0
+        self._gone_seen, self._brought = 0, False
 
         async def where() -> Endpoint:
             return await provider.connect(machine)
@@ -92,6 +93,8 @@ class MachineHand:
         runner = self._runner
         try:
             reply = await self._ask_save()
+            await self.bring(int(reply["seq"]))
+            self._brought = True
         except AgentUnavailable:
             return  # the machine went first; that is fed where it is seen
         except CiuicError as error:
@@ -109,6 +112,30 @@ class MachineHand:
         runner.hold.saved(report)
         await runner.offer(Event.SAVED, checkpoint={"seq": reply["seq"], "report": report})
 
+    @property
+    def _apart(self) -> Apart | None:
+        """The provider, if checkpoints lie on disks of its machines and nowhere else."""
+        runner = self._runner
+        provider = runner.context.provider(runner.book)
+        return provider if isinstance(provider, Apart) and runner.context.remote(runner.book) is None else None
+
+    async def bring(self, seq: int | None) -> None:
+        """Have a checkpoint (None: the newest) here if the machine has it on a disk of its own; CiuicError if not."""
+        apart, runner = self._apart, self._runner
+        if apart is None:
+            return
+        runner.step_text = "bringing the checkpoint here" if runner.book.state is State.SAVING else runner.step_text
+        runner.changed(soon=True)
+        context = runner.context
+        await apart.bring(self._machine, context.store_directory(runner.book), context.key_of(runner.book), seq)
+
+    async def _bring_what_is_there(self) -> None:
+        """Bring the newest checkpoint of a machine that ends, if it still can be had."""
+        try:
+            await self.bring(None)
+        except CiuicError as error:
+            _log.warning("%s: no newer checkpoint of the machine can be had: %s", self._machine, error)
+
     async def _ask_save(self) -> dict[str, Any]:
         while True:
             if self.link is None:
@@ -123,6 +150,8 @@ class MachineHand:
         if self._stopping:
             return
         self._stopping = True
+        if self._runner.book.goal != "discarded" and not self._brought:
+            await self._bring_what_is_there()
         why = said = self._runner.message  # the machine goes: it is still true once the machine is gone
         try:
             machine = self._machine
@@ -190,6 +219,9 @@ class MachineHand:
         if down is None or asyncio.get_running_loop().time() - down < _SILENT_SECONDS:
             return
         found = await self._look(self._machine)
+        if found is not None and found.ended:
+            await runner.offer(Event.KERNEL_DIED, message=f"{found.detail}; it is stopped", goal="paused")
+            return
         if found is not None and found.state is not MachineState.STOPPED:
             self._gone_seen = 0
             return
@@ -201,6 +233,7 @@ class MachineHand:
         runner = self._runner
         book = runner.book
         end = self._end(self._machine, found, found.detail if found is not None else "vanished")
+        await self._bring_what_is_there()
         newest = await asyncio.to_thread(self._unknown)
         if newest is not None:
             text = "the machine heard nothing from here: it saved and stopped itself"
@@ -217,6 +250,17 @@ class MachineHand:
         book = self._runner.book
         if checkpoint <= (book.checkpoint["seq"] if book.checkpoint is not None else 0):
             return
+        if self._apart is not None:
+            self._runner.spawn(self._learn())
+        else:
+            self._enter()
+
+    async def _learn(self) -> None:
+        await self._bring_what_is_there()
+        self._enter()
+
+    def _enter(self) -> None:
+        book = self._runner.book
         newest = self._unknown()
         if newest is not None:
             row = self._found(newest)
@@ -240,7 +284,7 @@ class MachineHand:
         with suppress(CiuicError):
             for seq in sorted(store.manifests(), reverse=True):
                 with suppress(CiuicError):
-                    body = store.read_manifest(seq, context.key).body
+                    body = store.read_manifest(seq, context.key_of(self._runner.book)).body
                     report = {
                         "bytes_total": body.get("bytes_total", 0),
                         "bytes_written": body.get("bytes_written", 0),

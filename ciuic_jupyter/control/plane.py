@@ -22,9 +22,11 @@ from ciuic_jupyter.control.reconcile import ORPHANS, reconcile
 from ciuic_jupyter.control.runner import Runner
 from ciuic_jupyter.core.offers import wish_of
 from ciuic_jupyter.core.session import Event, State, check_name, step
-from ciuic_jupyter.errors import CiuicError, ProviderError, UnknownSession, UsageError
+from ciuic_jupyter.errors import CiuicError, UnknownSession, UsageError
+from ciuic_jupyter.providers import ssh_machines
 from ciuic_jupyter.providers.base import Offer, Provider
 from ciuic_jupyter.providers.local import LocalPlaces, LocalProvider
+from ciuic_jupyter.providers.ssh import SshPlaces, SshProvider
 from ciuic_jupyter.providers.warm_client import WarmParent
 from ciuic_jupyter.settings import Settings, private_directory
 
@@ -52,7 +54,11 @@ class Plane:
                 hidden = ("CIUIC_TOKEN", "CIUIC_URL")
                 self._warm = WarmParent(runtime / "warm.sock", settings.warm_modules, state / "warm.log", hidden=hidden)
             places = LocalPlaces(private_directory(state / "machines"), runtime)
-            providers = {"local": LocalProvider(places, local_offers(settings), self._warm)}
+            far = SshPlaces(state / ssh_machines.FILE, state / "ssh", runtime)
+            providers = {
+                "local": LocalProvider(places, local_offers(settings), self._warm),
+                "ssh": SshProvider(far, currency=settings.currency, start_seconds=settings.start_timeout_seconds),
+            }
         ledger = Ledger(state / "ledger.db", clock)
         self.context = Context(
             settings=settings,
@@ -100,6 +106,9 @@ class Plane:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for runner in self.runners.values():
             await runner.close()
+        for provider in self.context.providers.values():
+            if isinstance(provider, SshProvider):
+                await provider.close()
         await asyncio.to_thread(self.context.ledger.close)
         if self._warm is not None:
             await self._warm.close()
@@ -153,15 +162,21 @@ class Plane:
                 runner = await self._born(name, instance, budget_nano, cwd)
             else:
                 if instance is not None and not _suits(runner.book.offer, instance):
-                    offer = await self.context.find_offer(instance)
-                    raise ProviderError(
-                        f"session {name} is on {runner.book.offer['instance']}, not {offer.instance}; "
-                        "close it, or use another session name"
-                    )
+                    await self._move(runner, await self.context.find_offer(instance))
                 if budget_nano is not None and budget_nano != runner.book.budget_nano:
                     await runner.set_budget(budget_nano)
             await runner.ensure()
         return runner
+
+    async def _move(self, runner: Runner, offer: Offer) -> None:
+        """Have a session's next machine be of another type; UsageError while it has one."""
+        book = runner.book
+        if runner.live:
+            raise UsageError(
+                f"session {book.name} is on {book.offer['instance']}, not {offer.instance}; "
+                "pause it first, then it goes on there, or use another session name"
+            )
+        await runner.write(Row("move", {"offer": asdict(offer), "at_ms": self.context.now_ms()}, session=book.name))
 
     async def _born(self, name: str, instance: str | None, budget_nano: int | None, cwd: str | None) -> Runner:
         offer = await self.context.find_offer(instance or self.settings.instance)
@@ -173,9 +188,12 @@ class Plane:
         self.runners[name] = Runner(self.context, self.context.books.sessions[name])
         return self.runners[name]
 
-    def _life(self, offer: Offer, old: Runner | None, budget_nano: int | None, cwd: str | None) -> dict[str, Any]:
+    def _life(
+        self, offer: Offer, old: Runner | None, budget_nano: int | None = None, cwd: str | None = None, life: str = ""
+    ) -> dict[str, Any]:
         return {
-            "life": uuid.uuid4().hex,
+            "life": life or uuid.uuid4().hex,
+            "own_key": True,
             "offer": asdict(offer),
             "budget_nano": budget_nano,
             "cwd": cwd,
@@ -191,12 +209,13 @@ class Plane:
         """
         self._check_free(name)
         offer = await self.context.find_offer(self.settings.instance)
-        async with incoming.copied(self.context, path, trust=trust) as copy, self._creating:
+        life = uuid.uuid4().hex
+        async with incoming.copied(self.context, path, life, trust=trust) as copy, self._creating:
             self._check_free(name)
             old = self.runners.pop(name, None)
             if old is not None:
                 await old.close()
-            body = self._life(offer, old, None, None)
+            body = self._life(offer, old, life=life)
             runner = Runner(self.context, born(name, body))
             try:
                 async with copy.placed(self.context, runner.book) as saved:

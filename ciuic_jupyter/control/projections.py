@@ -92,6 +92,8 @@ class Book:
     budget_nano: int | None = None
     cwd: str | None = None
     first_seq: int = 1  # of this life's events
+    only_here: bool = True  # no machine of it was ever anywhere but on this computer
+    own_key: bool = False  # its checkpoints are signed by a key of this life; older ones by the user's
     state: State | None = None
     goal: str = ""
     pausing: bool = False  # a pause was asked and waits for a quiet moment
@@ -181,6 +183,8 @@ def born(name: str, body: Mapping[str, Any]) -> Book:
         budget_nano=body["budget_nano"],
         cwd=body["cwd"],
         first_seq=body.get("first_seq", 1),
+        own_key=body.get("own_key", False),
+        only_here=body["offer"]["provider"] == "local",
     )
 
 
@@ -299,6 +303,10 @@ class Books:
 
     def _budget(self, book: Book, entry: Entry) -> None:
         book.budget_nano = entry.body["budget_nano"]
+
+    def _move(self, book: Book, entry: Entry) -> None:
+        book.offer = entry.body["offer"]
+        book.only_here = book.only_here and book.offer["provider"] == "local"
 
     def _note(self, book: Book, entry: Entry) -> None:
         """Notes change nothing; they are there to be read."""

@@ -54,8 +54,8 @@ def _manifest(runner: Runner) -> Manifest:
         raise UsageError(f"session {book.name} has no checkpoint yet; a pause makes one: `ciuic pause {book.name}`")
     store, seq = Store(context.store_directory(book)), int(book.checkpoint["seq"])
     if (url := context.remote(book)) is not None:
-        Remote(url).fetch(store, seq, context.key)
-    return store.read_manifest(seq, context.key)
+        Remote(url).fetch(store, seq, context.key_of(book))
+    return store.read_manifest(seq, context.key_of(book))
 
 
 async def kinds(runner: Runner) -> dict[str, str]:

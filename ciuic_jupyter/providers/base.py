@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
 class MachineState(StrEnum):
@@ -58,6 +58,7 @@ class Machine:
     created_at: float
     stopped_at: float | None = None
     detail: str = ""
+    ended: bool = False  # nothing of ours runs on it any more, and it exists all the same: it has to be stopped
 
 
 @dataclass(frozen=True)
@@ -93,3 +94,18 @@ class Provider(Protocol):
 
     async def connect(self, machine: str) -> Endpoint:
         """Return where the machine's agent listens; asked after each start and each loss of the line."""
+
+
+@runtime_checkable
+class Apart(Protocol):
+    """What a provider has besides whose machines write checkpoints on disks of their own.
+
+    Its `start` brings the checkpoint that its intent names to the machine, before the agent looks for it.
+    """
+
+    async def bring(self, machine: str, store: Path, key: bytes, seq: int | None) -> int:
+        """Have checkpoint `seq` of a machine (None: its newest) in the folder `store`; return the bytes that came.
+
+        Asked behind each save and before a stop is asked for. Only what is missing comes; all of it is checked before
+        its manifest counts. CheckpointError, or ProviderError for a machine that can't be asked.
+        """

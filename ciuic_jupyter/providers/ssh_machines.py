@@ -17,6 +17,7 @@ from ciuic_jupyter.errors import UsageError
 from ciuic_jupyter.providers.ssh_link import Target
 
 FILE = "machines.json"  # in the state directory
+GONE = frozenset({"stopped", "terminated", "deleted", "gone", "off", "deallocated", "shutoff", "exited", "absent"})
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]|\.(?!\.)){0,63}", re.ASCII)
 _TAKEN = (
     "local",
@@ -34,8 +35,8 @@ _LONGEST = 4096  # characters of a command
 class SshMachine:
     """A machine: `start`, `stop` and `status` are shell commands that run where the control plane runs.
 
-    `status` exits with 0 while the machine exists, and so costs money; with 1 when it is stopped. Anything else is no
-    answer. `python` is the interpreter there that has this package.
+    `status` prints one word and exits with 0: one of GONE when the machine costs nothing any more, another one while
+    it does. Any other exit code is no answer. `python` is the interpreter there that has this package.
     """
 
     name: str
@@ -60,7 +61,7 @@ class SshMachine:
             _check_text(self.name, what, getattr(self, what), optional=what != "python")
         if self.stop is not None and self.status is None:
             text = f"machine {self.name} has a stop command and none for its status: a stop could never be proven"
-            raise UsageError(f"{text}; give --status: exit code 0 while the machine exists, 1 when it is gone")
+            raise UsageError(f"{text}; give --status: a command that prints its state, like running or stopped")
         if self.start is not None and self.stop is None:
             text = f"machine {self.name} has a start command and none to stop it: it would cost money for ever"
             raise UsageError(f"{text}; give --stop and --status, too")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import shutil
+import signal
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -15,9 +18,13 @@ import pytest
 
 from ciuic_jupyter.control.clock import FakeClock
 from ciuic_jupyter.errors import OutOfCapacity, ProviderError
+from ciuic_jupyter.providers import ssh_machines
 from ciuic_jupyter.providers.base import Intent, MachineState, Offer, Provider
 from ciuic_jupyter.providers.fake import FakeProvider
 from ciuic_jupyter.providers.local import LocalPlaces, LocalProvider
+from ciuic_jupyter.providers.ssh import SshPlaces, SshProvider
+from ciuic_jupyter.providers.ssh_machines import SshMachine
+from tests.ssh.boxes import PYTHON, Box, User, boxes, needs
 
 TAG = "our-tag"
 A1, B2 = (f"{name}-{uuid.uuid4().hex[:8]}" for name in ("a1", "b2"))  # a machine's processes are found by its id
@@ -68,19 +75,70 @@ def local(directory: Path) -> Setup:
     return Setup(provider, lambda number: Intent(number, "s", offer, TAG, config), lose, time.time)
 
 
-@pytest.fixture(params=[fake, local], ids=lambda make: make.__name__)
+def ssh(directory: Path, pair: list[Box]) -> Setup:
+    """One machine an order: a machine takes one session at a time."""
+    listed = directory / ssh_machines.FILE
+    for name, box in zip((A1, B2), pair, strict=True):
+        ssh_machines.add(listed, SshMachine(name, f"root@{box.address}", python=PYTHON))
+    places = SshPlaces(listed, directory / "notes", Path(tempfile.mkdtemp(prefix="ciuic-p-")))
+    provider = SshProvider(places)
+    config = {"session": "s", "token": "t" * 32, "key_hex": "00" * 32, "store": str(directory / "store")}
+
+    async def lose(machine: str) -> None:
+        [(box, lock)] = [(box, path) for box in pair for path in box.home.rglob(f"machines/{machine}/lock")]
+        os.kill(box.outer_pid(json.loads(lock.read_text())["pid"]), signal.SIGKILL)
+        async with asyncio.timeout(60):
+            while (found := await provider.look(machine)) is None or found.state is not MachineState.STOPPED:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+    def intent(number: str) -> Intent:
+        return Intent(number, "s", Offer(number, "ssh", 1), TAG, config)
+
+    return Setup(provider, intent, lose, time.time)
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[list[Box]]:
+    """Two machines to ssh to, and a user of theirs whose home is this process's."""
+    why = needs()
+    if why is not None:
+        pytest.skip(f"no machines to ssh to: {why}")
+    folder = Path(tempfile.mkdtemp(prefix="cb-"))
+    user = User(folder / "user")
+    try:
+        with boxes(folder, [user.home]) as made, pytest.MonkeyPatch.context() as patch:
+            patch.setenv("HOME", str(user.home))
+            patch.delenv("SSH_AUTH_SOCK", raising=False)
+            for box in made:
+                user.may_use(box)
+            user.trusts(*made)
+            yield made
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+MADE = [fake, local, pytest.param(ssh, marks=pytest.mark.ssh)]
+
+
+@pytest.fixture(params=MADE, ids=lambda make: make.__name__)
 async def setup(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Setup]:
-    made: Setup = request.param(tmp_path)
+    far = request.getfixturevalue("pair") if request.param is ssh else []
+    made: Setup = ssh(tmp_path, far) if far else request.param(tmp_path)
     yield made
     for machine in await made.provider.list(TAG):
         await stopped(made, machine.id)
     assert await made.provider.list(TAG) == []
-    if isinstance(made.provider, LocalProvider):
+    if isinstance(made.provider, LocalProvider | SshProvider):
         shutil.rmtree(made.provider._places.sockets, ignore_errors=True)
+    if isinstance(made.provider, SshProvider):
+        await made.provider.close()
+    for box in far:
+        assert not box.processes("ciuic_jupyter")
+        shutil.rmtree(box.home / ".local", ignore_errors=True)
 
 
 async def stopped(setup: Setup, machine: str) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             await setup.provider.stop(machine)
             found = await setup.provider.look(machine)

@@ -44,7 +44,7 @@ async def test_an_import_is_a_paused_session_that_costs_nothing_and_resumes(clou
         runner = cloud.plane.runner("s")
     assert cloud.provider.started == 0
     store = Store(runner.context.store_directory(runner.book))
-    assert set(store.read_manifest(1, runner.context.key).body["types"]) == {"big", "n"}
+    assert set(store.read_manifest(1, runner.context.key_of(runner.book)).body["types"]) == {"big", "n"}
     await runner.ensure()
     await reach(runner, State.RUNNING)
     assert cloud.agent.restored_from == [1]

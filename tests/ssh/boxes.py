@@ -175,6 +175,15 @@ class Box:
                     found.append(int(path.name))
         return sorted(found)
 
+    def outer_pid(self, inner: int) -> int:
+        """Return by which number we know the process that is `inner` in it."""
+        for pid in self.processes(""):
+            with suppress(OSError):
+                numbers = (Path(f"/proc/{pid}/status").read_text().split("NSpid:")[1].splitlines()[0]).split()
+                if int(numbers[-1]) == inner:
+                    return pid
+        raise AssertionError(f"there is no process {inner} in {self.name}")
+
     def crash(self) -> None:
         """Cut its power: every process in it is gone when this returns."""
         process, self._process = self._process, None

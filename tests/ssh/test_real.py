@@ -1,0 +1,92 @@
+"""A real plane and two machines over ssh: a cell begins on one, is paused in its middle, and goes on on the other."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ciuic_jupyter.control.client import PlaneClient
+from ciuic_jupyter.providers import ssh_machines
+from ciuic_jupyter.providers.ssh_machines import SshMachine
+from ciuic_jupyter.settings import Settings
+from tests.control.test_pause_real import Viewer, _zombie, until
+from tests.ssh.boxes import PYTHON, Box, User
+
+TRAIN = """
+import hashlib, time
+import numpy as np
+rng = np.random.default_rng(7)
+np.random.seed(3)
+data = rng.normal(size=(256, 8)); target = data @ rng.normal(size=8)
+weights, mean, square = np.zeros(8), np.zeros(8), np.zeros(8)
+ballast = rng.bytes(3_000_000)
+def step(number):
+    picked = rng.integers(0, 256, 32)
+    noisy = data[picked] + 0.1 * np.random.normal(size=(32, 8))
+    error = noisy @ weights - target[picked]
+    grad = noisy.T @ error / 32
+    mean[:] = 0.9 * mean + 0.1 * grad
+    square[:] = 0.999 * square + 0.001 * grad**2
+    weights[:] -= 0.05 * mean / (np.sqrt(square) + 1e-8)
+    return float((error**2).mean())
+for number in range(60):
+    time.sleep(PAUSE)
+    print(number, step(number).hex())
+print("end", hashlib.sha256(weights.tobytes() + ballast).hexdigest())
+"""
+
+
+@pytest.fixture
+def client(
+    request: pytest.FixtureRequest, user: User, pair: list[Box], plane_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[PlaneClient]:
+    monkeypatch.setenv("CIUIC_STATE_DIR", str(plane_home / "state"))
+    monkeypatch.setenv("CIUIC_RUNTIME_DIR", f"/tmp/ciuic-ssh-{os.getpid()}")
+    monkeypatch.setenv("CIUIC_WARM_START", "false")
+    (plane_home / "state").mkdir(mode=0o700)
+    for name, box in zip(("gpu1", "gpu2"), pair, strict=True):
+        machine = SshMachine.of(name, f"root@{box.address}", price="0.90", python=PYTHON)
+        ssh_machines.add(plane_home / "state" / ssh_machines.FILE, machine)
+    client = PlaneClient.ensure(Settings())
+    pid = int(client.health()["pid"])
+    yield client
+    if request.session.testsfailed:
+        sys.stderr.write((plane_home / "state/plane.log").read_text())
+    client.shutdown()
+    until(lambda: not Path(f"/proc/{pid}").exists() or _zombie(pid))
+
+
+def never_paused() -> str:
+    """Return what the cell prints in one go, in a process of its own."""
+    code = TRAIN.replace("PAUSE", "0")
+    return subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=True, timeout=120).stdout
+
+
+def test_paused_in_mid_cell_on_one_machine_it_goes_on_on_the_other(client: PlaneClient, pair: list[Box]) -> None:
+    one, two = pair
+    client.create("s", instance="gpu1")
+    viewer = Viewer(client, "s")
+    client.run("s", "r", TRAIN.replace("PAUSE", "0.1"))
+    until(lambda: "\n3 " in viewer.text)
+    assert one.processes("ciuic_jupyter.kernels.agent")
+    assert not two.processes("ciuic_jupyter")
+    view = client.pause("s")
+    assert (view["state"], view["rate_nano_per_hour"]) == ("paused", 0)
+    assert view["suspended"]["run"] == "r"
+    assert not one.processes("ciuic_jupyter"), "something of ours is left on the machine"
+    one.crash()
+    client.create("s", instance="gpu2")
+    until(lambda: client.runs("s")[-1]["status"] == "ok" and "end" in viewer.text)
+    assert two.processes("ciuic_jupyter.kernels.agent")
+    assert viewer.text == never_paused()
+    assert client.close_session("s")["state"] == "closed"
+    assert not two.processes("ciuic_jupyter")
+    cost = client.cost("s")
+    assert cost["rate_nano_per_hour"] == 0
+    assert not cost["estimated"]
+    assert [receipt["estimated"] for receipt in client.receipts("s")] == [False, False]
