@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     prices: Path | None = Field(
         None, description="price rows of your own for `ciuic prices` and `ciuic compare`, in TOML"
     )
+    earlier_checkpoints: int = Field(
+        2, ge=1, le=10000, description="checkpoints of a session kept beside its newest; older ones go behind a save"
+    )
     currency: str = Field("USD", pattern=r"^[A-Z]{3}$", description="currency of prices and budgets")
 
     idle_release: bool = Field(True, description="save and release machines whose kernel is idle")

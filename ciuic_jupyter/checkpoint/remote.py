@@ -50,6 +50,7 @@ class Remote:
         """`opened`: what answers there as a file system of fsspec does, and the folder in it; else `url` says which."""
         self.url = url if opened is not None else check_url(url)
         self._opened = opened
+        self._indexes: dict[tuple[str, int], Set[bytes]] = {}  # of packs there, by name and size
         self._proven: set[str] = set()  # packs that were read back, by this process or before an older manifest
 
     def push(self, store: Store, seq: int, key: bytes) -> int:
@@ -92,8 +93,8 @@ class Remote:
     def sweep(self, keep: Collection[int], key: bytes) -> tuple[str, ...]:
         """Remove all checkpoints there but those in `keep`, then the packs that none of these needs; return the packs.
 
-        Nothing is removed if a kept one can't be read. Killed in the middle it leaves whole checkpoints, as manifests
-        go first. Only who saves here may call it, between two saves.
+        Nothing is removed if a kept one can't be read; a pack with a damaged index stays. Killed in the middle it
+        leaves whole checkpoints, as manifests go first. Only who saves here may call it, between two saves.
         """
         with self._told(CheckpointError, "cleared in", "what is kept is whole, try again"):
             if not keep:
@@ -103,13 +104,14 @@ class Remote:
                 where = f"{self.url}/manifests/{seq:08d}.json"
                 needed.update(chunks_of(checked_manifest(self._manifest(seq), seq, key, where).body))
             sizes = self._sizes("chunks")
-            going = [name for name, size in sizes.items() if needed.isdisjoint(self._index(name, size))]
+            going = [name for name, size in sizes.items() if self._unneeded(name, size, needed)]
             for name in self._sizes("manifests"):
                 if name not in {f"{seq:08d}.json" for seq in keep}:
                     self._fs.rm_file(self._path(f"manifests/{name}"))
             for name in going:
                 self._fs.rm_file(self._path(f"chunks/{name}"))
                 self._proven.discard(name)
+            self._indexes = {key: self._indexes[key] for key in sizes.items() if key in self._indexes}
             return tuple(sorted(going))
 
     def manifests(self) -> list[int]:
@@ -153,6 +155,13 @@ class Remote:
             return bytes(self._fs.cat_file(self._path(f"manifests/{seq:08d}.json")))
         except FileNotFoundError as error:
             raise CheckpointError(f"there is no checkpoint {seq} in {self.url}") from error
+
+    def _unneeded(self, name: str, size: int, needed: Set[bytes]) -> bool:
+        with suppress(CheckpointDamaged):
+            if (name, size) not in self._indexes:  # which never changes under a name
+                self._indexes[name, size] = self._index(name, size)
+            return needed.isdisjoint(self._indexes[name, size])
+        return False
 
     def _index(self, name: str, size: int) -> Set[bytes]:
         path = self._path(f"chunks/{name}")

@@ -135,6 +135,7 @@ class Context:
             "deadline": self._deadline(book),
             "save_failure_seconds": settings.save_failure_limit_seconds,
             "last_resort": settings.last_resort,
+            "earlier_checkpoints": settings.earlier_checkpoints,
             "warm": settings.warm_start,
         }
         return Intent(number, book.name, Offer(**book.offer), self.owner, config)

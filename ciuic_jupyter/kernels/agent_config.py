@@ -46,6 +46,7 @@ class AgentConfig:
     verify_seconds: float = 900.0
     save_failure_seconds: float = 1800.0
     last_resort: str = "keep"
+    earlier_checkpoints: int = 2  # that are kept beside the newest; a save removes those before them
     preempt_seconds: float = 20.0  # that a machine which must leave waits for its cell to hold; 0: none
     warm: bool = False
 

@@ -29,6 +29,7 @@ from ciuic_jupyter.kernels.processes import kill_tree
 from ciuic_jupyter.kernels.runs import Run, Runs
 from ciuic_jupyter.kernels.saving import Kernel, Saver
 from ciuic_jupyter.kernels.stages import Stages
+from ciuic_jupyter.kernels.sweep import Sweeper
 from ciuic_jupyter.kernels.usage import Usage
 from ciuic_jupyter.monitor.proof import touch_alive, write_final
 
@@ -73,6 +74,7 @@ class Agent:
         self.departure = Departure(self, config)
         self.link: KernelLink
         self.saver: Saver
+        self.sweeper: Sweeper
         self.save_over = asyncio.Event()
         self.save_over.set()
         self._unwritten: deque[tuple[Mapping[str, Any], Sequence[bytes | memoryview]]] = deque()
@@ -94,6 +96,7 @@ class Agent:
         self.link = KernelLink(connection, self.runs.on_iopub, self.runs.on_stdin)
         kernel = Kernel(self.link, self.runs, self.holds)
         self.saver = Saver(self.config, kernel, self.nursery, self._progress)
+        self.sweeper = Sweeper(self.config, self.saver.remote, self._warn)
         self._reap()  # a kernel that died before the handler was there
         for work in (self._start_kernel(), self._watch(), self.usage.sample_for_ever()):
             self.spawn(work)
@@ -212,14 +215,18 @@ class Agent:
         told = {} if share is None else {"share": share}
         self.socket.tell({"type": "progress", "step": step, "done": done, "total": total, **told})
 
-    async def save(self) -> dict[str, Any]:
-        """Save the cell that holds, or behind the one under way; no cell starts meanwhile.
+    def _warn(self, text: str) -> None:
+        run = self.runs.current.run if self.runs.current is not None else None
+        self.emit({"kind": "note", "run": run, "text": text, "level": "warning"})
+
+    async def save(self, *, sweep: bool = True) -> dict[str, Any]:
+        """Save the cell that holds, or behind the one under way; no cell starts meanwhile. Then `sweep` old ones away.
 
         UsageError while another save is on, SaveFailed if there is no checkpoint.
         """
         while self._passing:  # a checkpoint that the cell takes in its stride
             await self.save_over.wait()
-        return await self._save(passing=False)
+        return await self._save(passing=False, sweep=sweep)
 
     async def take_checkpoint(self, *, behind: bool = False) -> dict[str, Any]:
         """Hold the cell under way until it is captured, and make a checkpoint of that while it goes on.
@@ -243,7 +250,7 @@ class Agent:
             if not behind:
                 raise UsageError(f"run {held['run']} ended, or was let go, before it held; nothing was saved")
 
-    async def _save(self, *, passing: bool) -> dict[str, Any]:
+    async def _save(self, *, passing: bool, sweep: bool = True) -> dict[str, Any]:
         if self.saving:
             raise UsageError("a save is under way; wait for its reply")
         if self.kernel != "ready":
@@ -252,9 +259,12 @@ class Agent:
         self.save_over.clear()
         try:
             self._progress("waiting", 0, 3)
+            await self.sweeper.over()
             done = await self.saver.save(passing=passing)
             self.checkpoint = int(done["seq"])
             self._committed(done["report"]["run"])
+            if sweep:  # here, as long as no other save can begin
+                done["report"]["swept"] = await self.sweeper.sweep(self.checkpoint)
             return done
         finally:
             self.saving = self._passing = False

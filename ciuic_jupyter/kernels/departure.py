@@ -101,7 +101,7 @@ class Departure:
                 if agent.busy:  # somebody saves this cell already
                     await agent.save_over.wait()
                 if not agent.holds.safe:
-                    await agent.save()
+                    await agent.save(sweep=False)
                 reason = "preempted: the cell under way is saved"
         except TimeoutError:
             reason = "stopped: the cell under way did not hold in time"
@@ -114,7 +114,7 @@ class Departure:
     async def _save_and_leave(self) -> None:
         try:
             if not self._agent.holds.safe:
-                await self._agent.save()
+                await self._agent.save(sweep=False)
         except CiuicError as error:
             self._failed(error)
             with suppress(CiuicError):

@@ -53,7 +53,7 @@ class Saver:
         self._nursery = nursery
         self._progress = progress
         self._store = Store(config.store)
-        self._remote = Remote(config.remote) if config.remote else None
+        self.remote = Remote(config.remote) if config.remote else None
 
     async def save(self, *, passing: bool = False) -> dict[str, Any]:
         """Write a checkpoint that was loaded back in a fresh process, between cells or of one that holds.
@@ -72,11 +72,11 @@ class Saver:
             self._progress("signing", 2, 3)
             manifest = await asyncio.to_thread(self._sign, body)
             seconds["sign"] = time.monotonic() - signing
-            if self._remote is not None:
+            if self.remote is not None:
                 self._progress("uploading", 2, 3)
                 seconds["upload"] = 0.0
                 with _timed(seconds, "upload"):
-                    await asyncio.to_thread(self._upload, self._remote, manifest)
+                    await asyncio.to_thread(self._upload, self.remote, manifest)
         except (SaveFailed, KernelDied):
             raise
         except (CiuicError, OSError) as error:
@@ -206,8 +206,8 @@ class Saver:
         CheckpointUntrusted or CheckpointDamaged before anything is loaded; what the kernel raises.
         """
         begun = time.monotonic()
-        if self._remote is not None:
-            await asyncio.to_thread(self._remote.fetch, self._store, seq, self._config.secrets.key)
+        if self.remote is not None:
+            await asyncio.to_thread(self.remote.fetch, self._store, seq, self._config.secrets.key)
         manifest = await asyncio.to_thread(self._store.read_manifest, seq, self._config.secrets.key)
         reply = await self._link.request("restore", store=str(self._config.store), body=manifest.body)
         report = {key: value for key, value in reply.items() if key != "status"}

@@ -35,6 +35,7 @@ print("end")
 
 @pytest.fixture
 def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlaneClient]:
+    monkeypatch.setenv("CIUIC_EARLIER_CHECKPOINTS", "1")
     monkeypatch.setenv("CIUIC_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("CIUIC_RUNTIME_DIR", f"/tmp/ciuic-stages-{os.getpid()}")
     client = PlaneClient.ensure(Settings())
@@ -44,15 +45,17 @@ def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlaneCli
     until(lambda: not Path(f"/proc/{pid}").exists() or _zombie(pid))
 
 
+def notes(viewer: Viewer) -> list[str]:
+    return [str(event["text"]) for event in list(viewer.events) if event["kind"] == "note"]
+
+
 def test_a_killed_kernel_goes_on_from_the_end_of_its_last_stage(client: PlaneClient, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     client.create("s")
     viewer = Viewer(client, "s")
     client.run("s", "r", CELL.replace("GATE", repr(str(gate))))
-    until(lambda: any(event["kind"] == "note" for event in list(viewer.events)) and "\n3 0." in viewer.text)
-    (note,) = [event for event in viewer.events if event["kind"] == "note"]
-    assert re.fullmatch(r"stage warm-up saved at \d\d:\d\d:\d\d", note["text"])
-    assert note["run"] == "r"
+    until(lambda: bool(notes(viewer)) and "\n3 0." in viewer.text)
+    assert re.fullmatch(r"stage warm-up saved at \d\d:\d\d:\d\d", *notes(viewer))
     assert (client.session("s")["state"], client.session("s")["checkpoint"]["run"]) == ("running", "r")
     os.kill(int(viewer.text.split()[1]), signal.SIGKILL)
     until(lambda: client.session("s")["state"] == "paused")
@@ -64,4 +67,10 @@ def test_a_killed_kernel_goes_on_from_the_end_of_its_last_stage(client: PlaneCli
     drawn = random.Random(3)
     expected = [f"{epoch} {[drawn.random() for _ in range(3)][-1]}" for epoch in range(8)]
     assert viewer.text.splitlines()[1:] == [*expected, "end"]
-    client.close_session("s")
+    for name in ("a", "b"):  # with no boundary: saved behind the cell
+        client.run("s", name, f"stage({name!r})")
+        until(lambda name=name: notes(viewer)[-1].startswith(f"stage {name} saved at "))  # type: ignore[misc]
+    newest = client.pause("s")["checkpoint"]["seq"]
+    (manifests,) = (tmp_path / "state" / "checkpoints").glob("*/manifests")
+    kept = sorted(int(path.stem) for path in manifests.glob("*.json"))
+    assert kept == [newest - 1, newest] and newest > 3, "the earlier ones were swept"
