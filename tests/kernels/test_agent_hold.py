@@ -385,7 +385,7 @@ def test_a_machine_whose_cell_is_saved_where_it_holds_leaves_without_another_sav
             assert made.final()["checkpoint"] == 1
     with machine(tmp_path / "c", **shared) as made:
         plane = made.connect().ready()
-        start(plane)
+        start(plane, COUNTS.replace("60", "6000"))
         for _ in range(2):
             plane.call("checkpoint")
         plane.call("hold")
