@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ciuic_jupyter.checkpoint.collect import collect
 from ciuic_jupyter.checkpoint.store import Store
 from ciuic_jupyter.control import rows
 from ciuic_jupyter.control.ledger import Row
@@ -36,6 +37,7 @@ class MachineHand:
         self._started: float | None = None
         self._gone_seen = 0
         self._brought = False  # what the machine saved last is here
+        self._bringing = asyncio.Lock()
         self._start_over = asyncio.Event()
         self._start_over.set()
 
@@ -127,7 +129,20 @@ class MachineHand:
         runner.step_text = "bringing the checkpoint here" if runner.book.state is State.SAVING else runner.step_text
         runner.changed(soon=True)
         context = runner.context
-        await apart.bring(self._machine, context.store_directory(runner.book), context.key_of(runner.book), seq)
+        folder, key = context.store_directory(runner.book), context.key_of(runner.book)
+        async with self._bringing:  # what comes next may lean on packs that a sweep would take
+            await apart.bring(self._machine, folder, key, seq)
+            await asyncio.to_thread(self._sweep, Store(folder), key)
+
+    def _sweep(self, store: Store, key: bytes) -> None:
+        """Remove old checkpoints here, where nobody but `bring` writes: the machine's agent does so on its own disk."""
+        runner = self._runner
+        if not store.manifests():
+            return
+        try:
+            collect(store, key, keep=runner.context.settings.earlier_checkpoints + 1)
+        except CiuicError as error:  # the new one is here, and that is what counts
+            _log.warning("%s: old checkpoints stay: %s", runner.book.name, error)
 
     async def _bring_what_is_there(self) -> None:
         """Bring the newest checkpoint of a machine that ends, if it still can be had."""
