@@ -51,6 +51,15 @@ class Settings(BaseSettings):
         Decimal("30"), ge=0, le=100000, description="what an hour of your waiting is worth"
     )
     idle_floor_seconds: float = Field(60, ge=1, le=86400, description="never release before this much quiet")
+    max_resumes_per_100: int | None = Field(
+        None,
+        ge=0,
+        le=100,
+        description="how often in 100 cells an idle release may make you wait; none: as the money says",
+    )
+    unknown_limit_seconds: float | None = Field(
+        None, ge=60, le=10**7, description="release a machine whose idleness is unknown for so long; none: never"
+    )
     checkpoint_seconds: float = Field(
         3, gt=0, description="assumed time of a save, until this session has measured one"
     )

@@ -21,6 +21,7 @@ import typer
 from ciuic_jupyter.control import daemon, money
 from ciuic_jupyter.control import prices as price_tables
 from ciuic_jupyter.control.client import PlaneClient
+from ciuic_jupyter.control.simulating import simulate
 from ciuic_jupyter.core.money import format_money
 from ciuic_jupyter.core.offers import Table, merged
 from ciuic_jupyter.errors import CiuicError, ProviderError, UsageError
@@ -31,6 +32,8 @@ from ciuic_jupyter.settings import Settings
 app = typer.Typer(
     help="GPU notebooks that cost nothing while nothing runs.", no_args_is_help=True, add_completion=False
 )
+
+app.command()(simulate)
 
 Name = Annotated[str, typer.Argument(help="the session's name", show_default=False)]
 _LEAST_DISK = 1 << 30  # bytes

@@ -112,7 +112,14 @@ class MachineHand:
         if report.get("run"):
             report["run"] = {"where": runner.hold.where, **report["run"]}
         runner.hold.saved(report)
-        await runner.offer(Event.SAVED, checkpoint={"seq": reply["seq"], "report": report})
+        saved = {"seq": reply["seq"], "report": report}
+        if runner.wanted_again:
+            runner.pause_pending, runner.step_text = False, ""
+            text = "a cell came while the idle machine was saved: it is kept"
+            if await runner.offer(Event.SAVED_AND_KEPT, message=text, goal="", checkpoint=saved):
+                runner.pump()
+            return
+        await runner.offer(Event.SAVED, checkpoint=saved)
 
     @property
     def _apart(self) -> Apart | None:
@@ -204,7 +211,10 @@ class MachineHand:
             event = Event.STOPPED_PAUSED
         else:
             event = Event.STOPPED_FAILED
+        again = self._runner.wanted_again
         await self._runner.offer(event, **self._end(machine, found, book.goal or "stopped"))
+        if again and book.state is State.PAUSED:
+            await self._runner.ensure()
 
     def _end(self, machine: str, found: Machine | None, reason: str) -> dict[str, Any]:
         """The facts of a machine's end: the provider's time, or now where it has none (then it is estimated)."""

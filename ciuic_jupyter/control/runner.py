@@ -51,6 +51,7 @@ class Runner:
         self.watch = IdleWatch(context.settings)
         self.current: str | None = None  # the run at the agent
         self.pause_pending = False
+        self.by_rule = False  # the pause under way is the idle rule's
         self.step_text = ""
         self.message = ""
         self.usage: Header | None = None
@@ -185,6 +186,11 @@ class Runner:
         """Tell whether a machine may exist."""
         return self.book.state is not None and is_live(self.book.state)
 
+    @property
+    def wanted_again(self) -> bool:
+        """Tell whether a cell came while the idle rule, not a person, was letting the machine go."""
+        return self.by_rule and self.book.goal == "paused" and bool(self.book.queued)
+
     # -- what people ask
 
     async def ensure(self) -> None:
@@ -257,15 +263,17 @@ class Runner:
                 written, self._later = self._later, []
                 await self.write(*written)
 
-    async def pause(self, goal: str = "paused", message: str = "", *, now: bool = False) -> None:
+    async def pause(self, goal: str = "paused", message: str = "", *, now: bool = False, by_rule: bool = False) -> None:
         """Have the session saved and released at the cell's next loop boundary, or its end; once is enough.
 
         `now`: wait for neither. The session goes back to a checkpoint of the cell, or the cell is interrupted.
+        `by_rule`: nobody asked, so that a cell that comes meanwhile has the machine back.
         """
         state = self.book.state
         if state in (None, State.FAILED, State.CLOSED):
             raise UsageError(f"session {self.book.name} is {state or 'not started'}: there is nothing to pause")
         self.retry.error = None
+        self.by_rule = by_rule
         if state is State.RUNNING:
             if self.current is not None and not self.pause_pending:
                 self.note(message or _PAUSING.get(goal, _PAUSING["paused"]))
@@ -513,4 +521,4 @@ class Runner:
         if self.book.state is State.RUNNING and not self.pause_pending:
             now = self.context.clock.boot()
             if self.watch.due(self, now):
-                await self.pause(message="idle: saved and released by the break-even rule")
+                await self.pause(message="idle: saved and released by the break-even rule", by_rule=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ciuic_jupyter.core.idle import (
@@ -71,17 +72,19 @@ class IdleWatch:
             self._uncertain_since = self._uncertain_since if self._uncertain_since is not None else now
         else:
             self._uncertain_since = None
+        return verdict, decide_idle(self._policy(runner), verdict, self._facts(runner, now))
+
+    def _facts(self, runner: Runner, now: float) -> Facts:
         clock, book = runner.context.clock, runner.book
         segment = book.open_segment
         wall_to_boot = now - clock.wall()
-        facts = Facts(
+        return Facts(
             segment_started=segment.opened_ms / 1000 + wall_to_boot if segment is not None else now,
             kept_until=book.kept_until + wall_to_boot if book.kept_until is not None else None,
-            resumes=max(0, len(book.segments) - 1),
-            runs=len(book.runs),
+            resumes=sum(max(0, len(life.segments) - 1) for life in runner.context.books.lives),
+            runs=sum(len(life.runs) for life in runner.context.books.lives),
             uncertain_since=self._uncertain_since,
         )
-        return verdict, decide_idle(self._policy(runner), verdict, facts)
 
     def _policy(self, runner: Runner) -> Policy:
         settings, offer = self._settings, runner.book.offer
@@ -95,6 +98,8 @@ class IdleWatch:
             unit_seconds=int(offer["unit_seconds"]),
             minimum_seconds=int(offer["minimum_seconds"]),
             floor_seconds=settings.idle_floor_seconds,
+            deadline_seconds=settings.unknown_limit_seconds,
+            max_resumes_per_100=settings.max_resumes_per_100,
         )
 
     def due(self, runner: Runner, now: float) -> bool:
@@ -117,7 +122,13 @@ class IdleWatch:
             "release_at": release_at + boot_to_wall if release_at is not None else None,
             "reason": decision.reason if self._settings.idle_release else "idle release is switched off",
             "numbers": decision.numbers,
+            "policy": self._numbers(runner, now),
         }
+
+    def _numbers(self, runner: Runner, now: float) -> dict[str, Any]:
+        policy, facts = self._policy(runner), self._facts(runner, now)
+        numbers = {**asdict(policy), "break_even_seconds": policy.break_even_seconds}
+        return {**numbers, "resumes": facts.resumes, "runs": facts.runs}
 
 
 def _witness(said: Any, shift: float) -> Witness:

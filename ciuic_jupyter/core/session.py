@@ -46,6 +46,7 @@ class Event(StrEnum):
     PAUSE = "pause"
     QUIET = "quiet"
     SAVED = "saved"
+    SAVED_AND_KEPT = "saved_and_kept"
     SAVE_FAILED = "save_failed"
     SAVE_GAVE_UP = "save_gave_up"
     DISCARD = "discard"
@@ -114,6 +115,7 @@ def _table() -> dict[tuple[State | None, Event], Step]:
         (s.RUNNING, e.QUIET): Step(s.SAVING, (c.SAVE,)),
         (s.RUNNING, e.KERNEL_DIED): stop_and_tell,
         (s.SAVING, e.SAVED): Step(s.STOPPING, (c.RECORD_CHECKPOINT, c.STOP_MACHINE)),
+        (s.SAVING, e.SAVED_AND_KEPT): Step(s.RUNNING, (c.RECORD_CHECKPOINT, c.TELL)),
         (s.SAVING, e.SAVE_FAILED): Step(s.RUNNING, (c.TELL,)),
         (s.SAVING, e.SAVE_GAVE_UP): stop_and_tell,
         (s.SAVING, e.KERNEL_DIED): stop_and_tell,

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from IPython.core.magic_arguments import argument, magic_arguments
 
 from ciuic_jupyter.core.session import check_name
 from ciuic_jupyter.errors import CiuicError, UsageError
-from ciuic_jupyter.notebook import card, completion, report, training
+from ciuic_jupyter.notebook import card, completion, report, training, why
 from ciuic_jupyter.notebook.desk import Desk
 from ciuic_jupyter.notebook.follow import attach, follow, follow_detached
 from ciuic_jupyter.notebook.state import names_of, seconds_of
@@ -172,6 +173,17 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
             views = client.sessions()
             mine = [view for view in views if view["name"] == self.desk.session]
             return report.status(mine[0]) if mine else report.sessions(views)
+
+    @magic_arguments()
+    @_session
+    @line_magic
+    def ciuic_why(self, line: str) -> report.Report:
+        """Show why a session's machine is kept or will be let go: witnesses, the rule with its numbers, the time.
+
+        Example: %ciuic_why
+        """
+        with one_line():
+            return why.why(self._known(self._read(self.ciuic_why, line).session)[1], time.time())
 
     @magic_arguments()
     @_session

@@ -45,6 +45,7 @@ class AgentDouble:
         self.knows_hold = True
         self.held = False
         self.resume_error: str | None = None
+        self.save_seconds, self.restore_seconds = 1.0, 2.0  # what its reports say
         self.lose_reply: str | None = None  # an operation whose reply is never sent
         self._code: dict[str, str] = {}
         self._wanted: asyncio.Event | None = None  # a hold waits for the run's end
@@ -72,7 +73,7 @@ class AgentDouble:
         if self.config["checkpoint"] is not None:
             key = bytes.fromhex(self.config["key_hex"])
             body = Store(Path(self.config["store"])).read_manifest(self.config["checkpoint"], key).body
-            self._restored = {"seconds": {"total": 2.0}, "run": body.get("run")}
+            self._restored = {"seconds": {"total": self.restore_seconds}, "run": body.get("run")}
 
     def _take_up(self) -> None:
         """Be where the log ends: an agent outlives the plane, the process that played it did not."""
@@ -262,7 +263,7 @@ class AgentDouble:
     def _saved(self) -> dict[str, Any]:
         seq = self.write_checkpoint()
         self.stages = []
-        report = {"bytes_total": 10, "names": ["x"], "seconds": {"total": 1.0}, "run": self._position()}
+        report = {"bytes_total": 10, "names": ["x"], "seconds": {"total": self.save_seconds}, "run": self._position()}
         return {"seq": seq, "report": report}
 
     def _position(self) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import product
+from statistics import NormalDist
 
 import pytest
 from hypothesis import assume, given
@@ -230,17 +231,31 @@ def test_a_minimum_is_used_up_once() -> None:
 
 
 @given(resumes=st.integers(0, 10**4), runs=st.integers(0, 10**4), limit=st.integers(0, 100))
-def test_the_cap_on_resumes_widens_the_wait_and_still_ends(resumes: int, runs: int, limit: int) -> None:
+def test_the_cap_on_resumes_never_hastens_and_still_ends(resumes: int, runs: int, limit: int) -> None:
     facts = Facts(0.0, resumes=resumes, runs=runs)
     _, plain = released(Policy(NANO), Idle(0.0), facts)
     capped = Policy(NANO, max_resumes_per_100=limit)
     _, wide = released(capped, Idle(0.0), facts)
-    allowed = limit * max(runs, 100) // 100
-    if resumes < allowed:
-        assert wide == plain
-    else:
-        assert 2 * plain <= wide <= 64 * plain
-        assert "the cap is" in decide(capped, Idle(0.0), facts).reason
+    assert plain <= wide <= max(plain, 86400 + 1e-6)
+    assert ("the cap is" in decide(capped, Idle(0.0), facts).reason) == (wide > plain)
+    _, more = released(capped, Idle(0.0), Facts(0.0, resumes=resumes + 70, runs=runs))
+    assert more >= (min(1.99 * wide, 86400 - 1e-6) if wide > plain and limit else wide)
+
+
+@given(
+    limit=st.integers(1, 20),
+    gaps=st.lists(st.floats(1, 86399), min_size=1, max_size=12),
+    rounds=st.integers(1, 100),
+)
+def test_the_cap_holds_whatever_the_gaps(limit: int, gaps: list[float], rounds: int) -> None:
+    """Gaps below a day, of any kind and order: resumes stay below the cap's share plus a constant."""
+    policy = Policy(NANO, max_resumes_per_100=limit)
+    resumes = 0
+    for runs, gap in enumerate(gaps * rounds, 1):
+        _, release_at = released(policy, Idle(0.0), Facts(0.0, resumes=resumes, runs=runs))
+        resumes += gap > release_at
+        usual = math.exp(3.81 + 1.86 * NormalDist().inv_cdf(1 - limit / 100))
+        assert resumes <= limit * runs / 100 + math.log(86400 / usual) / 0.01 + 1
 
 
 @pytest.mark.parametrize(

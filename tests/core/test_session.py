@@ -97,6 +97,8 @@ def _broken_by_saving(world: World, event: Event, taken: Step) -> Iterator[str]:
         yield "who waits for a machine's end asks for it"
     if taken.state is State.PAUSED and not new.checkpoint:
         yield "paused means that there is something to go back to"
+    if event in (Event.SAVED, Event.SAVED_AND_KEPT) and Command.RECORD_CHECKPOINT not in commands:
+        yield "a checkpoint that was taken is recorded"
     if event is Event.SAVE_FAILED and (taken.state is not State.RUNNING or Command.TELL not in commands):
         yield "a failed save warns and keeps the machine"
 

@@ -11,7 +11,7 @@ import pytest
 
 from ciuic_jupyter.core.session import check_name
 from ciuic_jupyter.errors import NotPicklable, UnknownName, UsageError
-from ciuic_jupyter.notebook import completion, report, training
+from ciuic_jupyter.notebook import completion, report, training, why
 from ciuic_jupyter.notebook.state import default_session, names_of, seconds_of
 
 
@@ -193,3 +193,44 @@ def test_completion_never_waits_long_and_never_raises() -> None:
         raise OSError("no plane")
 
     assert completion.SessionNames(broken).get() == []
+
+
+NOW = 1_800_000_000.0
+
+
+def test_why_shows_witnesses_the_rule_with_its_numbers_and_the_time() -> None:
+    policy = {
+        "price_nano_per_hour": 900_000_000,
+        "storage_nano_per_hour": 0,
+        "wait_value_nano_per_hour": 30_000_000_000,
+        "checkpoint_seconds": 3.0,
+        "restore_seconds": 5.0,
+        "break_even_seconds": 174.7,
+        "floor_seconds": 60.0,
+        "unit_seconds": 1,
+        "minimum_seconds": 60,
+        "max_resumes_per_100": 5,
+        "resumes": 2,
+        "runs": 40,
+    }
+    witnesses = {
+        "kernel": {"quiet": True, "since": NOW - 30, "detail": ""},
+        "processes": {"quiet": False, "since": NOW - 5, "detail": "python 3.2 s of CPU"},
+        "gpu": {"unknown": "NVML failed"},
+    }
+    idle = {"verdict": "busy", "reason": "because", "release_at": None, "witnesses": witnesses, "policy": policy}
+    view = {"name": "s", "state": "running", "currency": "USD", "idle": idle}
+    text = why.why(view, NOW).text()
+    for part in (
+        "quiet for 30 s",
+        "busy for 5 s (python 3.2 s of CPU)",
+        "unknown: NVML failed; unknown is never idle",
+        "not as things are",
+        "175 s of quiet",
+        "$0.9000/h",
+        "2 in 40 cells; at most 5 in 100",
+    ):
+        assert part in text
+    idle["release_at"] = NOW + 100
+    assert "in 1 min 40 s" in why.why(view, NOW).text()
+    assert "can be idle" in why.why({"name": "s", "state": "paused"}, NOW).text()

@@ -138,6 +138,8 @@ def test_detach_then_attach_by_session_and_by_run(shell: Any, capsys: pytest.Cap
         run(shell, "%ciuic_attach nowhere")
     run(shell, "%ciuic_keep 30m three")
     assert "kept until" in capsys.readouterr().out
+    why = run(shell, "%ciuic_why three").text()
+    assert all(word in why for word in ("kept until", "kernel", "processes", "gpu", "s of quiet"))
     run(shell, "%ciuic_pause three")
     run(shell, "%ciuic_resume three")
     assert "resuming session three: saved" in capsys.readouterr().out
