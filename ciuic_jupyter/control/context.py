@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,6 +43,7 @@ class Context:
     owner: str  # the tag of our machines
     key: bytes  # the user's; a session's checkpoints are signed by one that is derived from it
     watched: Watched | None = None
+    confirmed: set[str] = field(default_factory=set)  # machines whose end the provider told twice
 
     def now_ms(self) -> int:
         """Return unix milliseconds."""

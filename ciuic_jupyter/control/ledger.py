@@ -19,7 +19,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import REAL, Column, Integer, MetaData, StaticPool, Table, Text, create_engine, event, insert, select
+from sqlalchemy import (
+    REAL,
+    Column,
+    Integer,
+    MetaData,
+    StaticPool,
+    Table,
+    Text,
+    bindparam,
+    create_engine,
+    event,
+    insert,
+    select,
+)
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -46,6 +59,8 @@ _entries = Table(
     Column("hash", Text, nullable=False),
     sqlite_strict=True,
 )
+_INSERT = insert(_entries)  # made once: half of what a row costs
+_BY_KEY = select(_entries).where(_entries.c.idem == bindparam("key"))
 
 
 @dataclass(frozen=True)
@@ -205,7 +220,7 @@ class Ledger:
     def _standing(self, connection: Connection, row: Row) -> Entry | None:
         if row.idem is None:
             return None
-        found = connection.execute(select(_entries).where(_entries.c.idem == row.idem)).mappings().first()
+        found = connection.execute(_BY_KEY, {"key": row.idem}).mappings().first()
         return _entry(dict(found)) if found is not None else None
 
     def _insert(self, connection: Connection, row: Row) -> Entry:
@@ -222,7 +237,7 @@ class Ledger:
             "prev": self._last_hash,
         }
         values["hash"] = _hash(values)
-        connection.execute(insert(_entries), values)
+        connection.execute(_INSERT, values)
         self._last_id, self._last_hash = values["id"], values["hash"]
         return _entry(values)
 

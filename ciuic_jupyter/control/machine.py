@@ -26,6 +26,10 @@ _SILENT_SECONDS = 2.0  # without a line before the provider is asked
 _FIRST_RETRY, _LAST_RETRY = 0.05, 10.0
 
 
+def _word(found: Machine | None) -> str:
+    return "its provider does not know it" if found is None else found.detail or found.state.value
+
+
 class MachineHand:
     """Acts on the machine that the session's newest intent means."""
 
@@ -180,13 +184,15 @@ class MachineHand:
             provider = self._runner.context.provider(self._runner.book)
             found: Machine | None = None
             await self._start_over.wait()  # a machine that is being born can't be proven gone
+            unknown = 0
             while True:
                 try:
                     await provider.stop(machine)
                     found = await provider.look(machine)
-                    if found is None or found.state is MachineState.STOPPED:
-                        break
-                    said = f"the machine does not end yet: {found.detail or found.state.value}"
+                    unknown = unknown + 1 if found is None else 0
+                    if unknown == 2 or (found is not None and found.state is MachineState.STOPPED):
+                        break  # not known once can be a provider's slow list
+                    said = f"the machine does not end yet: {_word(found)}"
                 except ProviderError as error:
                     said = f"the machine could not be stopped, it is still billed: {error}"
                 self._runner.message = said

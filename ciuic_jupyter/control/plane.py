@@ -75,6 +75,7 @@ class Plane:
         self.asked_to_end = False
         self._tasks: list[asyncio.Task[None]] = []
         self._creating = asyncio.Lock()
+        self._reconciling = asyncio.Lock()
 
     async def start(self) -> None:
         """Take up every session where the ledger left it, and begin to look after them."""
@@ -84,7 +85,7 @@ class Plane:
         for book in self.context.books.sessions.values():
             if book.name != ORPHANS:
                 self.runners[book.name] = Runner(self.context, book)
-        for runner in self.runners.values():
+        for runner in list(self.runners.values()):
             try:
                 await self._recover(runner)
             except CiuicError as error:  # it is told, and keeps no other session waiting
@@ -104,7 +105,7 @@ class Plane:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for runner in self.runners.values():
+        for runner in list(self.runners.values()):
             await runner.close()
         for provider in self.context.providers.values():
             if isinstance(provider, SshProvider):
@@ -270,7 +271,8 @@ class Plane:
 
     async def reconcile(self) -> None:
         """Find machines of ours that no session wants: bill them from their creation, and stop them."""
-        await reconcile(self.context)
+        async with self._reconciling:  # two at once would both make a book for the same orphan
+            await reconcile(self.context)
 
 
 def _suits(offer: Mapping[str, Any], instance: str) -> bool:

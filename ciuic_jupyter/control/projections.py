@@ -27,6 +27,7 @@ class Segment:
     closed_ms: int | None = None
     reason: str = ""
     estimated: bool = False
+    corrected: bool = False  # the provider took back what it had said of its end
 
     def length_ms(self, now_ms: int) -> int:
         """Return its length so far, never below zero."""
@@ -99,6 +100,7 @@ class Book:
     pausing: bool = False  # a pause was asked and waits for a quiet moment
     pausing_ms: int = 0  # since when
     intent: dict[str, Any] | None = None
+    intents: dict[str, int] = field(default_factory=dict)  # when each machine was asked for
     checkpoint: dict[str, Any] | None = None
     storage_since_ms: int | None = None
     storage_rate: int = 0
@@ -117,11 +119,11 @@ class Book:
 
     @property
     def rate(self) -> int:
-        """Nano-units an hour that flow now: 0 unless a machine may exist."""
-        if self.state is None or not meter_open(self.state):
-            return 0
-        segment = self.open_segment
-        return segment.rate if segment is not None else int(self.offer["price_nano_per_hour"])
+        """Nano-units an hour that flow now: 0 unless a machine may exist, be it one that no one wants any more."""
+        open_now = {segment.machine: segment.rate for segment in self.segments if segment.closed_ms is None}
+        known = self.intent["id"] in open_now if self.intent is not None else bool(open_now)
+        awaited = self.state is not None and meter_open(self.state) and not known
+        return sum(open_now.values()) + (int(self.offer["price_nano_per_hour"]) if awaited else 0)
 
     @property
     def queued(self) -> list[Run]:
@@ -236,6 +238,7 @@ class Books:
 
     def _intent(self, book: Book, entry: Entry) -> None:
         book.intent = {**entry.body, "id": entry.machine}
+        book.intents[entry.machine] = entry.body["at_ms"]
         self.machines[entry.machine] = book
 
     def _segment_open(self, book: Book, entry: Entry) -> None:
@@ -253,6 +256,15 @@ class Books:
                 segment.closed_ms = max(segment.opened_ms, entry.body["at_ms"])
                 segment.reason = entry.body["reason"]
                 segment.estimated = entry.body["estimated"]
+
+    def _segment_correct(self, book: Book, entry: Entry) -> None:
+        """The provider says otherwise than it did: another end, or (`at_ms` is None) none yet."""
+        for segment in book.segments:
+            if segment.machine == entry.machine:
+                at_ms = entry.body["at_ms"]
+                segment.closed_ms = max(segment.opened_ms, at_ms) if at_ms is not None else None
+                segment.reason, segment.estimated = entry.body["reason"], entry.body["estimated"]
+                segment.corrected = True
 
     def _checkpoint(self, book: Book, entry: Entry) -> None:
         if book.checkpoint is None or entry.body["seq"] >= book.checkpoint["seq"]:

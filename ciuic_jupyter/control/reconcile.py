@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from ciuic_jupyter.control.context import Context
 from ciuic_jupyter.control.ledger import Row
-from ciuic_jupyter.control.projections import Book
+from ciuic_jupyter.control.projections import Book, Segment
 from ciuic_jupyter.core.session import is_live
 from ciuic_jupyter.errors import ProviderError
 from ciuic_jupyter.providers.base import Machine, MachineState, Provider
@@ -16,6 +16,7 @@ from ciuic_jupyter.providers.base import Machine, MachineState, Provider
 _log = logging.getLogger(__name__)
 
 ORPHANS = "orphans"  # the session that machines belong to which no intent knows
+_LOOK_BACK_MS, _LATE_MS = 24 * 3_600_000, 3_600_000
 
 
 async def reconcile(context: Context) -> None:
@@ -23,19 +24,77 @@ async def reconcile(context: Context) -> None:
 
     A provider that can't be asked proves nothing: the next round asks again, for ever.
     """
-    unwanted: dict[str, Book] = {}
+    listed: dict[str, Book] = {}
     for provider in context.providers.values():
         try:
             for machine in await provider.list(context.owner):
                 if machine.tag == context.owner and not _wanted(context, machine.id):
-                    unwanted[machine.id] = await _adopt(context, provider, machine)
+                    listed[machine.id] = await _adopt(context, provider, machine)
         except ProviderError as error:
             _log.warning("provider %s can't be asked for its machines: %s", provider.name, error)
-    for machine_id, book in (_left_open(context) | unwanted).items():
+    await _find(context)
+    await _confirm(context)
+    for machine_id, book in (_left_open(context) | listed).items():
         try:
-            await _end(context, context.provider(book), book, machine_id)
+            await _end(context, book, machine_id, listed=machine_id in listed)
         except ProviderError as error:
             _log.warning("machine %s could not be stopped, it is still billed: %s", machine_id, error)
+
+
+async def _find(context: Context) -> None:
+    """Ask for machines of the last hour whose start was told to have failed: one may have lived, and be gone again."""
+    since_ms = context.now_ms() - _LATE_MS
+    for book in context.books.lives:
+        known = {segment.machine for segment in book.segments}
+        for machine_id, at_ms in list(book.intents.items()):
+            if at_ms > since_ms and machine_id not in known and not _wanted(context, machine_id):
+                try:
+                    found = await context.provider(book).look(machine_id)
+                except ProviderError as error:
+                    _log.warning("whether machine %s ever was can't be asked: %s", machine_id, error)
+                    continue
+                if found is not None:
+                    await _adopt(context, context.provider(book), found)
+
+
+async def _confirm(context: Context) -> None:
+    """Ask again after each end of the last day till it was told twice; what a provider takes back is corrected."""
+    since_ms = context.now_ms() - _LOOK_BACK_MS
+    closed = [
+        (book, segment)
+        for book in context.books.lives
+        for segment in book.segments
+        if segment.closed_ms is not None and segment.closed_ms > since_ms and segment.machine not in context.confirmed
+    ]
+    for book, segment in closed:
+        try:
+            found = await context.provider(book).look(segment.machine)
+        except ProviderError as error:
+            _log.warning("the end of machine %s can't be confirmed: %s", segment.machine, error)
+            continue
+        if found is None:
+            continue
+        end = _told(found)
+        if end is None or (end, False) != (segment.closed_ms, segment.estimated):
+            await _correct(context, book, segment, found)
+        else:
+            context.confirmed.add(segment.machine)
+
+
+def _told(found: Machine) -> int | None:
+    """Return when a machine ended, in unix milliseconds; None if its provider does not say that it did."""
+    if found.state is not MachineState.STOPPED or found.stopped_at is None:
+        return None
+    return round(max(found.stopped_at, found.created_at) * 1000)
+
+
+async def _correct(context: Context, book: Book, segment: Segment, found: Machine) -> None:
+    end = _told(found)
+    if end is None and found.state is MachineState.STOPPED:
+        return  # stopped, and the provider has no time of it: the estimate stands
+    _log.warning("machine %s: its provider now says %s, the ledger is corrected", found.id, found.state.value)
+    body = {"at_ms": end, "reason": "corrected" if end is not None else "it lives", "estimated": False}
+    await _write(context, Row("segment_correct", body, book.name, found.id))
 
 
 def _wanted(context: Context, machine: str) -> bool:
@@ -72,21 +131,24 @@ async def _adopt(context: Context, provider: Provider, machine: Machine) -> Book
     return book
 
 
-async def _end(context: Context, provider: Provider, book: Book, machine: str) -> None:
-    """Stop a machine and close its segment, once the provider proves that it is gone."""
+async def _end(context: Context, book: Book, machine: str, *, listed: bool) -> None:
+    """Stop a machine and close its segment, once the provider proves that it is gone; till then it is open."""
+    provider = context.provider(book)
     await provider.stop(machine)
     found = await provider.look(machine)
+    segment = next(segment for segment in book.segments if segment.machine == machine)
     if found is not None and found.state is not MachineState.STOPPED:
+        if segment.closed_ms is not None:
+            await _correct(context, book, segment, found)
         return
-    if not any(segment.machine == machine and segment.closed_ms is None for segment in book.segments):
-        return  # the provider had called it stopped before, and it was not
-    stopped = found.stopped_at if found is not None else None
-    end = {
-        "at_ms": round(stopped * 1000) if stopped is not None else context.now_ms(),
-        "reason": "orphan",
-        "estimated": stopped is None,
-    }
-    await _write(context, Row("segment_close", end, book.name, machine, f"close:{machine}"))
+    if segment.closed_ms is not None or (found is None and listed):
+        return  # the next round confirms it, or it is listed and not known: no word to go by
+    end = _told(found) if found is not None else None
+    body = {"at_ms": end if end is not None else context.now_ms(), "reason": "orphan", "estimated": end is None}
+    if segment.corrected:
+        await _write(context, Row("segment_correct", body, book.name, machine))
+    else:
+        await _write(context, Row("segment_close", body, book.name, machine, f"close:{machine}"))
 
 
 async def _orphanage(context: Context, provider: Provider) -> Book:

@@ -60,6 +60,8 @@ def session_view(runner: Runner) -> dict[str, Any]:
 
 def _text(book: Book) -> str:
     suspended = book.suspended
+    if book.state in (State.PAUSED, State.FAILED, State.CLOSED) and book.open_segment is not None:
+        return f"{book.state.value}; a machine of it lives: it is being stopped, and billed until it is gone"
     if book.state is not State.PAUSED or suspended is None:
         return _WORDS[book.state]
     where = suspended.boundary["where"] if suspended.boundary is not None else ""

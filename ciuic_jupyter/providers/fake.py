@@ -25,6 +25,7 @@ class Faults:
     stop_seconds: float = 0.0  # how long a machine lives on after a stop
     duplicates: bool = False  # list each machine twice
     hidden: set[str] = field(default_factory=set)  # machines a list forgets
+    lies: list[MachineState | None] = field(default_factory=list)  # what the next looks say; None: never heard of it
 
 
 @dataclass
@@ -72,9 +73,8 @@ class FakeProvider:
             self._kept[intent.id] = _Kept(made, intent.offer)
         if self._use("start_error_after"):
             raise ProviderError("the answer timed out; look whether it started")
-        found = await self.look(intent.id)
-        assert found is not None
-        return found
+        self._advance()
+        return self._kept[intent.id].machine
 
     def foreign(self, machine: str, tag: str) -> None:
         """Put a machine there that no one asked us for."""
@@ -101,7 +101,11 @@ class FakeProvider:
             raise ProviderError("the cloud answered 503; ask again")
         self._advance()
         kept = self._kept.get(machine)
-        return kept.machine if kept is not None else None
+        if kept is None or not self.faults.lies:
+            return kept.machine if kept is not None else None
+        said = self.faults.lies.pop(0)
+        ended = self._now() if said is MachineState.STOPPED else None
+        return replace(kept.machine, state=said, stopped_at=ended) if said is not None else None
 
     async def list(self, tag: str) -> list[Machine]:
         """Return living machines of a tag, with the faults lists have."""

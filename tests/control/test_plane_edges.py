@@ -199,22 +199,6 @@ async def test_a_machine_nobody_wants_that_a_list_forgets_is_closed_where_it_end
     assert segment.closed_ms == round((cloud.clock.wall() - 50) * 1000)
 
 
-async def test_a_machine_that_was_called_stopped_and_lives_is_stopped_again(cloud: Cloud) -> None:
-    runner = await cloud.session()
-    await runner.pause()
-    await runner.let_go()
-    kept = cloud.provider._kept[runner.book.segments[0].machine]
-    from dataclasses import replace
-
-    from ciuic_jupyter.providers.base import MachineState
-
-    ended = kept.machine
-    kept.machine, kept.stop_at = replace(ended, state=MachineState.RUNNING, stopped_at=None), None
-    await cloud.plane.reconcile()
-    assert cloud.provider.alive == ()
-    kept.machine = ended  # it is billed as it was said at first
-
-
 async def test_one_session_that_nobody_answers_for_holds_up_no_other(cloud: Cloud) -> None:
     silent = await cloud.session("silent")
     cloud.provider.faults.look_error = 10**9
