@@ -10,6 +10,7 @@ CiuicError
 ├── ProviderError          a machine could not be started, seen or stopped
 │   ├── OutOfCapacity
 │   └── MachineUnreachable   nobody can tell whether it lives
+│       └── HostKeyRefused
 ├── BudgetExceeded         the cap would be crossed
 ├── PlaneUnavailable       no control plane answers
 ├── AgentUnavailable       the machine of a session does not answer
@@ -63,6 +64,10 @@ class OutOfCapacity(ProviderError):
 
 class MachineUnreachable(ProviderError):
     """A machine can't be reached now: that proves nothing about it."""
+
+
+class HostKeyRefused(MachineUnreachable):
+    """The host key of a machine is not the one that the user trusts: nothing was sent to it."""
 
 
 class BudgetExceeded(CiuicError):

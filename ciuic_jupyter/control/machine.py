@@ -40,6 +40,7 @@ class MachineHand:
         self._stopping = False
         self._started: float | None = None
         self._gone_seen = 0
+        self._told = ""  # of a machine that is not heard
         self._brought = False  # what the machine saved last is here
         self._bringing = asyncio.Lock()
         self._start_over = asyncio.Event()
@@ -118,7 +119,7 @@ class MachineHand:
         runner.hold.saved(report)
         saved = {"seq": reply["seq"], "report": report}
         if runner.wanted_again:
-            runner.pause_pending, runner.step_text = False, ""
+            runner.pause_pending, runner.step_text, self._brought = False, "", False
             text = "a cell came while the idle machine was saved: it is kept"
             if await runner.offer(Event.SAVED_AND_KEPT, message=text, goal="", checkpoint=saved):
                 runner.pump()
@@ -255,6 +256,9 @@ class MachineHand:
             return
         if found is not None and found.state is not MachineState.STOPPED:
             self._gone_seen = 0
+            if found.state is MachineState.UNKNOWN and found.detail and self.link is not None and not self.link.up:
+                self._told = runner.message = f"not heard, still billed: {found.detail}"
+                runner.changed(soon=True)
             return
         self._gone_seen += 1
         if self._gone_seen >= 2:  # once can be a provider's slow list
@@ -275,6 +279,12 @@ class MachineHand:
         else:
             text = f"the machine is gone ({end['reason']}) and there was no checkpoint: its variables are lost"
             await runner.offer(Event.MACHINE_LOST, message=text, **end)
+
+    def heard(self) -> None:
+        """The line is there again: what was told of a machine that is not heard is over."""
+        if self._told and self._runner.message == self._told:
+            self._runner.message = ""
+        self._told = ""
 
     def hello(self, checkpoint: int) -> None:
         """Enter a checkpoint that the agent took, if the word of it was lost with the plane that asked."""

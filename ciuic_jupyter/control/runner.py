@@ -425,6 +425,8 @@ class Runner:
 
     def line_changed(self, up: bool) -> None:
         """The line to the agent is up or down."""
+        if up:
+            self.hand.heard()
         self.changed()
 
     def hello(self, header: Header) -> None:

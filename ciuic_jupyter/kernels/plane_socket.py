@@ -164,6 +164,7 @@ class PlaneSocket:
             await asyncio.gather(*tasks, return_exceptions=True)
             if self._plane is plane:
                 self._plane = None
+                _log.info("the plane is not heard any more")
 
     async def _receive(self, socket: ServerConnection) -> Frame:
         parts: list[bytes] = []

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ciuic_jupyter.checkpoint.store import Store
-from ciuic_jupyter.errors import MachineUnreachable, OutOfCapacity, ProviderError, UsageError
+from ciuic_jupyter.errors import HostKeyRefused, MachineUnreachable, OutOfCapacity, ProviderError, UsageError
 from ciuic_jupyter.providers import ssh_commands, ssh_machines, ssh_store
 from ciuic_jupyter.providers.base import Endpoint, Intent, Machine, MachineState, Offer
 from ciuic_jupyter.providers.ssh_lines import Lines
@@ -143,6 +143,8 @@ class SshProvider:
         while True:
             try:
                 return await line.ask(note.machine.python, request)
+            except HostKeyRefused:
+                raise
             except MachineUnreachable:
                 if note.machine.start is None or time.monotonic() > deadline:
                     raise

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ciuic_jupyter.errors import MachineUnreachable, ProviderError, UsageError
+from ciuic_jupyter.errors import HostKeyRefused, MachineUnreachable, ProviderError, UsageError
 
 if TYPE_CHECKING:
     import asyncssh
@@ -97,7 +97,7 @@ async def connect(target: Target, *, seconds: float = CONNECT_SECONDS) -> asyncs
                 **numbers,
             )
     except asyncssh.HostKeyNotVerifiable as error:
-        raise MachineUnreachable(_host_key_told(target, asked.offered)) from error
+        raise HostKeyRefused(_host_key_told(target, asked.offered)) from error
     except (asyncssh.PermissionDenied, asyncssh.KeyImportError) as error:
         text = f"{target} takes none of your keys ({_line(error)}); `ssh {target} true` must work without a question"
         raise MachineUnreachable(f"{text}: add the key there, or load it with ssh-add") from error

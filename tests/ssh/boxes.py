@@ -159,8 +159,9 @@ class Box:
         self._inside("ip", "link", "set", f"{self._link}i", "down")
 
     def heal(self) -> None:
-        """Plug it in again."""
+        """Plug it in again; it answers when this returns."""
         self._inside("ip", "link", "set", f"{self._link}i", "up")
+        wait(self._answers, f"{self.name} behind its cable")
 
     def processes(self, word: str) -> list[int]:
         """Return the processes in it whose command line has `word`, by their numbers out here."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,6 +49,7 @@ def client(
     monkeypatch.setenv("CIUIC_STATE_DIR", str(plane_home / "state"))
     monkeypatch.setenv("CIUIC_RUNTIME_DIR", f"/tmp/ciuic-ssh-{os.getpid()}")
     monkeypatch.setenv("CIUIC_WARM_START", "false")
+    monkeypatch.setenv("CIUIC_LEASE_SECONDS", "20")  # with a cell that runs, the lease waits for its end
     (plane_home / "state").mkdir(mode=0o700)
     for name, box in zip(("gpu1", "gpu2"), pair, strict=True):
         machine = SshMachine.of(name, f"root@{box.address}", price="0.90", python=PYTHON)
@@ -61,13 +63,28 @@ def client(
     until(lambda: not Path(f"/proc/{pid}").exists() or _zombie(pid))
 
 
+COUNT = """
+import os, time
+number = 0
+while not os.path.exists(os.path.expanduser("~/stop")):
+    number += 1
+    print("at", number, flush=True)
+    with open(os.path.expanduser("~/.count"), "w") as file:
+        file.write(str(number))
+    os.replace(os.path.expanduser("~/.count"), os.path.expanduser("~/count"))
+    time.sleep(0.1)
+"""
+
+
 def never_paused() -> str:
     """Return what the cell prints in one go, in a process of its own."""
     code = TRAIN.replace("PAUSE", "0")
     return subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=True, timeout=120).stdout
 
 
-def test_paused_in_mid_cell_on_one_machine_it_goes_on_on_the_other(client: PlaneClient, pair: list[Box]) -> None:
+def test_paused_in_mid_cell_on_one_machine_it_goes_on_on_the_other(
+    client: PlaneClient, pair: list[Box], plane_home: Path
+) -> None:
     one, two = pair
     client.create("s", instance="gpu1")
     viewer = Viewer(client, "s")
@@ -79,6 +96,12 @@ def test_paused_in_mid_cell_on_one_machine_it_goes_on_on_the_other(client: Plane
     assert (view["state"], view["rate_nano_per_hour"]) == ("paused", 0)
     assert view["suspended"]["run"] == "r"
     assert not one.processes("ciuic_jupyter"), "something of ours is left on the machine"
+    mine = (plane_home / "state/key").read_text().strip()
+    assert bytes.fromhex(mine)
+    for path in one.home.rglob("*"):  # the user's key never came here, what an agent had to know is gone with it
+        if path.is_file():
+            text = path.read_bytes()
+            assert mine.encode() not in text and bytes.fromhex(mine) not in text and b"key_hex" not in text, path
     one.crash()
     client.create("s", instance="gpu2")
     until(lambda: client.runs("s")[-1]["status"] == "ok" and "end" in viewer.text)
@@ -90,3 +113,57 @@ def test_paused_in_mid_cell_on_one_machine_it_goes_on_on_the_other(client: Plane
     assert cost["rate_nano_per_hour"] == 0
     assert not cost["estimated"]
     assert [receipt["estimated"] for receipt in client.receipts("s")] == [False, False]
+
+
+def counted(box: Box) -> int:
+    """Return how far the cell of COUNT has come, looked at from behind."""
+    try:
+        return int((box.home / "count").read_text())
+    except FileNotFoundError:
+        return 0
+
+
+def lines(viewer: Viewer) -> list[str]:
+    return viewer.text.splitlines()
+
+
+def test_without_a_line_the_cell_goes_on_and_outputs_continue_by_number(client: PlaneClient, pair: list[Box]) -> None:
+    one, two = pair
+    client.create("s", instance="gpu1")
+    viewer = Viewer(client, "s")
+    client.run("s", "count", COUNT)
+    until(lambda: "at 3\n" in viewer.text)
+    [log] = one.home.rglob("agent.log")
+    one.part()
+    until(lambda: not client.session("s")["line"])
+    until(lambda: "the plane is not heard any more" in log.read_text())
+    until(lambda: "still billed" in client.session("s")["message"])
+    assert client.session("s")["rate_nano_per_hour"] == 900_000_000
+    unheard = counted(one)
+    until(lambda: counted(one) > unheard + 3)
+    one.heal()
+    until(lambda: client.session("s")["line"])
+    back = counted(one)
+    until(lambda: f"at {back}\n" in viewer.text)
+    assert client.session("s")["message"] == ""
+    assert lines(viewer)[:back] == [f"at {number}" for number in range(1, back + 1)]
+
+    one.part()  # and this time for good: the lease runs out, the machine saves and stops itself
+    until(lambda: not client.session("s")["line"])
+    parted = time.time()
+    (one.home / "stop").touch()
+    until(lambda: not one.processes("ciuic_jupyter"))
+    assert client.session("s")["rate_nano_per_hour"] == 900_000_000, "nobody here can know yet"
+    left, healed = counted(one), time.time()
+    one.heal()
+    until(lambda: client.session("s")["state"] == "paused")
+    [receipt] = client.receipts("s")
+    assert receipt["reason"] == "lease"
+    assert not receipt["estimated"]
+    assert parted < receipt["at"] <= healed, "the bill ends when the machine did, not when we heard of it"
+
+    client.create("s", instance="gpu2")
+    client.run("s", "show", "print('number is', number)")
+    until(lambda: f"number is {left}\n" in viewer.text)
+    assert two.processes("ciuic_jupyter.kernels.agent")
+    client.close_session("s")
