@@ -22,6 +22,7 @@ from ciuic_jupyter.control import daemon, money
 from ciuic_jupyter.control import prices as price_tables
 from ciuic_jupyter.control.client import PlaneClient
 from ciuic_jupyter.control.simulating import simulate
+from ciuic_jupyter.core.choice import choice
 from ciuic_jupyter.core.money import format_money
 from ciuic_jupyter.core.offers import Table, merged
 from ciuic_jupyter.errors import CiuicError, ProviderError, UsageError
@@ -148,8 +149,13 @@ def pause(
     ] = False,
 ) -> None:
     """Save a session and let its machine go; a cell that runs is held at its next loop boundary and goes on later."""
+
+    def say(view: dict[str, Any]) -> None:
+        way = f"`ciuic pause {name} --now` in another shell"
+        typer.echo(f"ciuic: {choice(view['pause'], str(view['currency']), way)}", err=True)
+
     with _plainly():
-        _done(_client().pause(name, now=now))
+        _done(_client().pause(name, now=now, past_grace=say))
 
 
 @app.command()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import uuid
-from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -15,17 +16,19 @@ from websockets.asyncio.client import connect as connect_here
 from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.sync.client import connect
 
-from ciuic_jupyter.errors import PlaneUnavailable, by_name
+from ciuic_jupyter.errors import CiuicError, PlaneUnavailable, by_name
 from ciuic_jupyter.kernels.protocol import MAX_FRAME, Frame, decode, encode
 from ciuic_jupyter.settings import Settings
 
 _CONNECT_SECONDS = 5.0
 _QUICK = 30.0  # seconds a call may take that waits for nothing but the plane
 _LONG = 3600.0  # seconds a call may take that waits for a cell to end or a machine to go
+_LOOK_SECONDS = 1.0  # between two looks at a pause that waits
 _PIECE = 4 << 20
 _SILENT = 25.0  # seconds without a word of a watched plane, which says something each 10 s
 
 View = dict[str, Any]
+Told = Callable[[View], None]
 
 
 class Stream:
@@ -193,13 +196,28 @@ class PlaneClient:
         """Return the runs of a session, newest last."""
         return list(self._json("GET", self._session(name, "/runs")))
 
-    def pause(self, name: str, wait: bool = True, *, now: bool = False) -> View:
+    def pause(self, name: str, wait: bool = True, *, now: bool = False, past_grace: Told | None = None) -> View:
         """Save and release at the cell's next loop boundary, or its end; with `wait`, return when billing has stopped.
 
         `now` waits for neither: the session goes back to a checkpoint of the cell, or the cell is interrupted.
+        `past_grace` is called once, from another thread, with the view whose `pause` says what `now` would lose.
         """
-        body = {"wait": wait, "now": now}
-        return dict(self._json("POST", self._session(name, "/pause"), json=body, timeout=_LONG))
+        body, over = {"wait": wait, "now": now}, threading.Event()
+        if past_grace is not None and wait and not now:
+            beside = PlaneClient(self.url, self._token)  # of its own: a connection serves one thread
+            threading.Thread(target=beside._tell_choice, args=(name, past_grace, over), daemon=True).start()
+        try:
+            return dict(self._json("POST", self._session(name, "/pause"), json=body, timeout=_LONG))
+        finally:
+            over.set()
+
+    def _tell_choice(self, name: str, tell: Told, over: threading.Event) -> None:
+        while not over.wait(_LOOK_SECONDS):
+            with suppress(CiuicError):
+                view = self.session(name)
+                if view.get("pause") and not over.is_set():
+                    tell(view)
+                    return
 
     def resume(self, name: str, wait: bool = False, *, drop_cell: bool = False) -> View:
         """Start a machine for a paused session and restore it; a suspended cell goes on unless `drop_cell`."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from ciuic_jupyter.core.choice import choice
 from ciuic_jupyter.core.money import format_money
 from ciuic_jupyter.notebook import tick
 
@@ -174,11 +175,7 @@ def _pausing(view: View) -> str:
     grace = view.get("pause")
     if not grace:
         return "; it will be saved at its next loop turn, or at its end, and the machine let go"
-    lost = f"{float(grace.get('lose_seconds') or 0):.0f} s of work (${float(grace.get('lose_usd') or 0):.4f})"
-    how = "goes back to its last checkpoint" if grace.get("goes_back") else "interrupts the cell"
-    why = "; ".join(str(reason) for reason in grace.get("skipped") or ()) or "it has had no loop turn"
-    waited = float(grace.get("waiting_seconds") or 0)
-    return f"; not paused for {waited:.0f} s: {why}. Wait on, or Stop now: that {how} and loses {lost}"
+    return f"; {choice(grace, str(view.get('currency') or 'USD'), 'Stop now')}"
 
 
 def _idle(view: View, now: float) -> tuple[str, str]:

@@ -134,10 +134,9 @@ class Desk:
         """Do what a button says; runs in the meter's worker thread."""
         client = self.client
         if action == "pause":
-            asked = (Line.view_of(name) or {}).get(
-                "pause"
-            )  # the second press, after the grace: at a price that is shown
-            client.pause(name, wait=False, **({"now": True} if asked else {}))
+            # the second press, after the grace: at a price that is shown
+            asked = (Line.view_of(name) or {}).get("pause")
+            client.pause(name, wait=False, now=bool(asked))
         elif action == "resume":
             client.resume(name)
         else:

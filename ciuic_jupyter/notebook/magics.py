@@ -13,6 +13,7 @@ from typing import Any
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments
 
+from ciuic_jupyter.core.choice import choice
 from ciuic_jupyter.core.session import check_name
 from ciuic_jupyter.errors import CiuicError, UsageError
 from ciuic_jupyter.notebook import card, completion, report, training, why
@@ -28,6 +29,11 @@ _session = argument("session", nargs="?", help="the session's name; without it, 
 def say(text: str) -> None:
     """Print one line where the cell's output goes."""
     sys.stdout.write(f"{text}\n")
+
+
+def _say_choice(view: Mapping[str, Any]) -> None:
+    """Print what a pause past its grace waits for, and what stopping now would lose."""
+    say(choice(view["pause"], str(view["currency"]), f"interrupt this cell, then `%ciuic_pause {view['name']} --now`"))
 
 
 @magics_class
@@ -127,7 +133,7 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
             name, view = self._known(options.session)
             if view.get("run") and not options.now:
                 say("a cell is running; it is saved at its next loop boundary, or at its end, and billed until then")
-            self.desk.client.pause(name, wait=True, **({"now": True} if options.now else {}))
+            self.desk.client.pause(name, wait=True, now=options.now, past_grace=_say_choice)
             return self._ended(name, view)
 
     @magic_arguments()

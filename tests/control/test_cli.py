@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -60,6 +62,27 @@ def test_a_session_from_the_shell(ciuic: Shell) -> None:
     assert "night: closed" in ciuic("close", "night").stdout
     assert ciuic("stop").returncode == 0
     assert ciuic("status").returncode == 3
+
+
+def test_past_the_grace_the_shell_says_what_stopping_now_would_lose(ciuic: Shell) -> None:
+    client = PlaneClient.ensure(Settings())
+    client.create("night")
+    client.run("night", "r", "import threading\nthreading.Event().wait()", grace=0)
+    while client.runs("night")[-1]["status"] != "running":
+        time.sleep(0.05)
+    command = [sys.executable, "-m", "ciuic_jupyter.control.cli", "pause", "night"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as waiting:
+        try:
+            assert waiting.stderr is not None and waiting.stdout is not None
+            said = waiting.stderr.readline()
+            assert re.search(
+                r"not paused for \d+ s: it has had no loop turn\. Wait on, or `ciuic pause night --now`", said
+            )
+            assert re.search(r"interrupts the cell and loses \d+ s of work \(\$0\.\d{4}\)\n", said), said
+            assert "night: paused" in ciuic("pause", "night", "--now").stdout
+            assert "night: paused" in waiting.stdout.read()
+        finally:
+            waiting.kill()
 
 
 def test_mistakes_are_one_line(ciuic: Shell) -> None:
