@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,9 +72,13 @@ def test_a_hundred_kills_lose_and_double_no_segment(tmp_path: Path, lives: subpr
     code, out = play(lives, "end", None)
     assert code == 0, out[-3000:]
 
-    machines = FileCloud(state, AgentDouble(tmp_path)).rows()
     assert said.count("step") >= 100, "the lives were too short to mean anything"
-    assert len(machines) >= 50
+    assert compared(tmp_path, state) >= 50
+
+
+def compared(tmp_path: Path, state: Path) -> int:
+    """Hold the ledger against the cloud's own log; return how many machines there were."""
+    machines = FileCloud(state, AgentDouble(tmp_path)).rows()
     assert all(machine.state is MachineState.STOPPED for machine in machines.values()), "a machine was left billing"
     ledger = Ledger(state / "ledger.db", Clock())
     books = Books(ledger.replay())
@@ -86,3 +91,28 @@ def test_a_hundred_kills_lose_and_double_no_segment(tmp_path: Path, lives: subpr
         assert segment.opened_ms == round(machine.created_at * 1000)
         assert segment.closed_ms == round(machine.stopped_at * 1000)
         assert not segment.estimated
+    return len(machines)
+
+
+@pytest.mark.crash
+def test_a_plane_that_is_suspended_goes_on_where_it_was(tmp_path: Path, lives: subprocess.Popen[str]) -> None:
+    """A closed laptop: everything here stands still, and is woken. (Minutes and stepped clocks are in tests/faults.)"""
+    assert lives.stdin is not None and lives.stdout is not None
+    state = tmp_path / "state"
+    lives.stdin.write("live\n")
+    lives.stdin.flush()
+    pid = int(lives.stdout.readline().removeprefix("pid "))
+    for wait in (0.3, 1.1, 7.5):  # the last is longer than a line may be silent
+        assert lives.stdout.readline() == "step\n"
+        os.kill(pid, signal.SIGSTOP)
+        while Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "T":
+            time.sleep(0.01)
+        time.sleep(wait)
+        os.kill(pid, signal.SIGCONT)
+    assert lives.stdout.readline() == "step\n"
+    os.kill(pid, signal.SIGKILL)
+    while not (line := lives.stdout.readline()).startswith("ended "):
+        assert line == "step\n"
+    code, out = play(lives, "end", None)
+    assert code == 0, out[-3000:]
+    assert compared(tmp_path, state) >= 3

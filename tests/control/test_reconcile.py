@@ -63,18 +63,27 @@ async def test_one_answer_that_knows_no_such_machine_proves_nothing(cloud: Cloud
 
 async def test_a_machine_whose_start_was_told_to_have_failed_and_that_is_gone_again_is_billed(cloud: Cloud) -> None:
     cloud.provider.faults.start_error_after = 1
-    look, looks = cloud.provider.look, iter([None])
-
-    async def behind(machine: str):  # type: ignore[no-untyped-def]
-        return await look(machine) if next(looks, look) is look else None
-
-    cloud.provider.look = behind  # type: ignore[method-assign]
+    cloud.provider.faults.lies = [None]
     runner = await cloud.plane.create("s", instance=None, budget_nano=None, cwd=None)
     await reach(runner, State.FAILED)
     cloud.clock.turn(7)
     cloud.provider.vanish(cloud.provider.alive[0])
     await cloud.plane.reconcile()
     assert runner.view()["compute_nano"] == 7 * NANO // 1000
+
+
+async def test_the_machine_of_an_earlier_start_is_stopped_while_its_session_runs_on_another(cloud: Cloud) -> None:
+    cloud.provider.faults.start_error_after = 1
+    cloud.provider.faults.lies = [None]
+    runner = await cloud.plane.create("s", instance=None, budget_nano=None, cwd=None)
+    await reach(runner, State.FAILED)
+    await cloud.session()
+    assert len(cloud.provider.alive) == 2
+    cloud.clock.turn(60)
+    await cloud.plane.reconcile()
+    assert cloud.provider.alive == (runner.book.intent["id"],)  # type: ignore[index]
+    assert runner.book.state is State.RUNNING
+    assert sorted(segment.closed_ms is None for segment in runner.book.segments) == [False, True]
 
 
 async def test_a_correction_stands_after_a_restart(cloud: Cloud) -> None:
