@@ -74,6 +74,7 @@ class Pause(Wait):
 
 class Resume(Wait):
     cell: Literal["continue", "drop"] = "continue"
+    instance: str | None = None
 
 
 class Release(_Body):
@@ -286,6 +287,8 @@ class Routes:
         runner = self._plane.runner(name)
         if runner.book.state is State.CLOSED:
             raise UsageError(f"session {name} is closed; run a cell with --session {name} to begin a new one")
+        if body.instance is not None:
+            await self._plane.choose(runner, body.instance)
         if body.cell == "drop":
             await runner.continuing.drop()
         await runner.ensure()

@@ -164,10 +164,11 @@ def resume(
     drop_cell: Annotated[
         bool, typer.Option("--drop-cell", help="end the suspended cell where it stands; its variables are kept")
     ] = False,
+    instance: Annotated[str | None, typer.Option("--instance", help="on another machine than it was on")] = None,
 ) -> None:
     """Start a machine for a paused session and restore it; a suspended cell goes on."""
     with _plainly():
-        _done(_client().resume(name, wait=True, drop_cell=drop_cell))
+        _done(_client().resume(name, wait=True, drop_cell=drop_cell, instance=instance))
 
 
 @app.command()

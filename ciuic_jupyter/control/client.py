@@ -219,9 +219,12 @@ class PlaneClient:
                     tell(view)
                     return
 
-    def resume(self, name: str, wait: bool = False, *, drop_cell: bool = False) -> View:
-        """Start a machine for a paused session and restore it; a suspended cell goes on unless `drop_cell`."""
-        body = {"wait": wait, "cell": "drop" if drop_cell else "continue"}
+    def resume(self, name: str, wait: bool = False, *, drop_cell: bool = False, instance: str | None = None) -> View:
+        """Start a machine for a paused session and restore it; a suspended cell goes on unless `drop_cell`.
+
+        `instance`: of another type than it had.
+        """
+        body = {"wait": wait, "cell": "drop" if drop_cell else "continue", "instance": instance}
         return dict(self._json("POST", self._session(name, "/resume"), json=body, timeout=_LONG))
 
     def release(self, name: str, discard: bool = False, wait: bool = True) -> View:

@@ -169,6 +169,12 @@ class Plane:
             await runner.ensure()
         return runner
 
+    async def choose(self, runner: Runner, instance: str) -> None:
+        """Have the next machine of a session that has none be of type `instance`; UsageError while it has one."""
+        async with self._creating:
+            if not _suits(runner.book.offer, instance):
+                await self._move(runner, await self.context.find_offer(instance))
+
     async def _move(self, runner: Runner, offer: Offer) -> None:
         """Have a session's next machine be of another type; UsageError while it has one."""
         book = runner.book

@@ -138,6 +138,7 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
 
     @magic_arguments()
     @_session
+    @argument("--instance", metavar="TYPE", help="on another machine than it was on")
     @argument("--drop-cell", action="store_true", help="leave the cell that was paused where it stood; keep variables")
     @line_magic
     def ciuic_resume(self, line: str) -> None:
@@ -156,7 +157,8 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
             if view["state"] == "paused":
                 say(training.resuming(view))
             suspended = view.get("suspended")
-            self.desk.client.resume(name, **({"drop_cell": True} if options.drop_cell else {}))
+            wishes = {"drop_cell": options.drop_cell, "instance": options.instance}
+            self.desk.client.resume(name, **{wish: value for wish, value in wishes.items() if value})
             view = self.desk.wait(name, ("running",))
             say(f"session {name} runs on {view.get('instance')}: {card.price(view)}")
             if suspended and not options.drop_cell:

@@ -106,12 +106,14 @@ class SshProvider:
         return note
 
     async def _bring_up(self, note: Note, intent: Intent) -> None:
+        if note.socket:  # its agent was started before whoever asked for it was
+            return
         deadline = time.monotonic() + self._start_seconds
         await self._switch_on(note, deadline)
         config = intent.agent_config
         there = await self._first(note, {"op": "prepare", **self._where(note, config)}, deadline)
         note.store = str(there["store"])
-        if not config.get("remote") and config.get("store"):
+        if not note.sent and not config.get("remote") and config.get("store"):
             await asyncio.to_thread(_send, note, config)
         note.sent = True
         self._notes.keep(note)

@@ -93,6 +93,11 @@ class Box:
         (self.etc / "sshd_config").write_text(_CONFIG.format(etc=self.etc, home=self.home))
 
     @property
+    def cable(self) -> str:
+        """The network interface on our side."""
+        return f"{self._link}o"
+
+    @property
     def log(self) -> str:
         """What its sshd wrote."""
         with suppress(OSError):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from ciuic_jupyter.control.client import PlaneClient
+from ciuic_jupyter.errors import OutOfCapacity
 from ciuic_jupyter.providers import ssh_machines
 from ciuic_jupyter.providers.ssh_machines import SshMachine
 from ciuic_jupyter.settings import Settings
@@ -43,9 +46,10 @@ print("end", hashlib.sha256(weights.tobytes() + ballast).hexdigest())
 
 
 @pytest.fixture
-def client(
+def client_at(
     request: pytest.FixtureRequest, user: User, pair: list[Box], plane_home: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[PlaneClient]:
+) -> Iterator[Callable[[str], PlaneClient]]:
+    """Starts the plane, with an address for checkpoints or without."""
     monkeypatch.setenv("CIUIC_STATE_DIR", str(plane_home / "state"))
     monkeypatch.setenv("CIUIC_RUNTIME_DIR", f"/tmp/ciuic-ssh-{os.getpid()}")
     monkeypatch.setenv("CIUIC_WARM_START", "false")
@@ -54,13 +58,27 @@ def client(
     for name, box in zip(("gpu1", "gpu2"), pair, strict=True):
         machine = SshMachine.of(name, f"root@{box.address}", price="0.90", python=PYTHON)
         ssh_machines.add(plane_home / "state" / ssh_machines.FILE, machine)
-    client = PlaneClient.ensure(Settings())
-    pid = int(client.health()["pid"])
-    yield client
+    pids = []
+
+    def start(checkpoints: str = "") -> PlaneClient:
+        if checkpoints:
+            monkeypatch.setenv("CIUIC_CHECKPOINT_URL", checkpoints)
+        client = PlaneClient.ensure(Settings())
+        pids.append(int(client.health()["pid"]))
+        return client
+
+    yield start
     if request.session.testsfailed:
         sys.stderr.write((plane_home / "state/plane.log").read_text())
-    client.shutdown()
-    until(lambda: not Path(f"/proc/{pid}").exists() or _zombie(pid))
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+        until(lambda pid=pid: not Path(f"/proc/{pid}").exists() or _zombie(pid))  # type: ignore[misc]
+
+
+@pytest.fixture
+def client(client_at: Callable[[str], PlaneClient]) -> PlaneClient:
+    return client_at("")
 
 
 COUNT = """
@@ -103,7 +121,9 @@ def test_paused_in_mid_cell_on_one_machine_it_goes_on_on_the_other(
             text = path.read_bytes()
             assert mine.encode() not in text and bytes.fromhex(mine) not in text and b"key_hex" not in text, path
     one.crash()
-    client.create("s", instance="gpu2")
+    with pytest.raises(OutOfCapacity, match="gpu1, gpu2"):
+        client.resume("s", instance="gpu3")
+    client.resume("s", instance="gpu2")
     until(lambda: client.runs("s")[-1]["status"] == "ok" and "end" in viewer.text)
     assert two.processes("ciuic_jupyter.kernels.agent")
     assert viewer.text == never_paused()
@@ -167,3 +187,23 @@ def test_without_a_line_the_cell_goes_on_and_outputs_continue_by_number(client: 
     until(lambda: f"number is {left}\n" in viewer.text)
     assert two.processes("ciuic_jupyter.kernels.agent")
     client.close_session("s")
+
+
+def test_with_an_address_for_checkpoints_machines_meet_there(
+    folder: Path, client_at: Callable[[str], PlaneClient], pair: list[Box], plane_home: Path
+) -> None:
+    one, two = pair
+    (folder / "shared").mkdir(mode=0o700)
+    client = client_at(f"file://{folder}/shared")
+    client.create("s", instance="gpu1")
+    viewer = Viewer(client, "s")
+    client.run("s", "make", "kept = bytes(range(256)) * 9000")
+    until(lambda: client.runs("s")[-1]["status"] == "ok")
+    assert client.pause("s")["state"] == "paused"
+    assert not list((plane_home / "state").glob("checkpoints/*/chunks/*.pack")), "it went there, not through here"
+    one.crash()
+    client.resume("s", instance="gpu2", wait=True)
+    client.run("s", "show", "print('sum', sum(kept))")
+    until(lambda: f"sum {sum(range(256)) * 9000}\n" in viewer.text)
+    client.close_session("s")
+    assert not two.processes("ciuic_jupyter")
