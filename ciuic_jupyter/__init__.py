@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load_ipython_extension", "unload_ipython_extension"]
+__all__ = [
+    "CostMonitor",
+    "JobPaused",
+    "TrainingJob",
+    "__version__",
+    "load_ipython_extension",
+    "unload_ipython_extension",
+]
+_LATE = {"CostMonitor": "monitor", "JobPaused": "outcome", "TrainingJob": "job"}  # where in `sdk`
+
+
+def __getattr__(name: str) -> Any:
+    """Load a part of the SDK when it is asked for."""
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.sdk.{_LATE[name]}"), name)
 
 
 def _jupyter_labextension_paths() -> list[dict[str, str]]:

@@ -9,7 +9,13 @@ HEAVY = ["torch", "IPython", "fastapi", "ipywidgets", "uvicorn", "numpy", "zmq",
 
 
 def test_the_front_door_has_exactly_these_names() -> None:
-    assert sorted(ciuic_jupyter.__all__) == ["__version__", "load_ipython_extension", "unload_ipython_extension"]
+    sdk = ["CostMonitor", "JobPaused", "TrainingJob"]
+    assert sorted(ciuic_jupyter.__all__) == [
+        *sdk,
+        "__version__",
+        "load_ipython_extension",
+        "unload_ipython_extension",
+    ]
     assert all(hasattr(ciuic_jupyter, name) for name in ciuic_jupyter.__all__)
 
 

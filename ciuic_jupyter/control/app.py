@@ -86,6 +86,10 @@ class Keep(_Body):
     seconds: float
 
 
+class Every(_Body):
+    seconds: float = Field(ge=1, le=10**7)
+
+
 class Interrupt(_Body):
     run: str | None = Field(None, max_length=200)
 
@@ -211,6 +215,7 @@ class Routes:
             ("POST", "/sessions/{name}/release", self.release),
             ("POST", "/sessions/{name}/close", self.close),
             ("POST", "/sessions/{name}/keep", self.keep),
+            ("POST", "/sessions/{name}/every", self.every),
             ("POST", "/sessions/{name}/interrupt", self.interrupt),
             ("POST", "/sessions/{name}/input", self.answer),
             ("GET", "/sessions/{name}/names", self.names),
@@ -317,6 +322,12 @@ class Routes:
         """Postpone the idle rule."""
         runner = self._plane.runner(name)
         await runner.keep(body.seconds)
+        return JSONResponse(runner.view())
+
+    async def every(self, name: str, body: Every) -> JSONResponse:
+        """Checkpoints of the cell under way, so often."""
+        runner = self._plane.runner(name)
+        await runner.hold.every(body.seconds)
         return JSONResponse(runner.view())
 
     async def interrupt(self, name: str, body: Interrupt) -> JSONResponse:

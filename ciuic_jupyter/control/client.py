@@ -242,6 +242,10 @@ class PlaneClient:
         """Let no idle rule release the machine for so long."""
         return dict(self._json("POST", self._session(name, "/keep"), json={"seconds": seconds}))
 
+    def every(self, name: str, seconds: float) -> View:
+        """Let the cell under way be saved so often from now on."""
+        return dict(self._json("POST", self._session(name, "/every"), json={"seconds": seconds}))
+
     def interrupt(self, name: str, run: str | None = None) -> View:
         """Send the kernel what Ctrl-C sends."""
         return dict(self._json("POST", self._session(name, "/interrupt"), json={"run": run}))

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ciuic_jupyter.control import rows
+from ciuic_jupyter.control.ledger import Row
 from ciuic_jupyter.control.link import AgentLink
 from ciuic_jupyter.control.projections import Run
 from ciuic_jupyter.control.stages import Stages
@@ -146,6 +147,12 @@ class Hold:
         if self._checkpoint_due() and not _under_way(self._saving):
             self._saving = runner.spawn(self._take())
         self.save_stages()
+
+    async def every(self, seconds: float) -> None:
+        """Let the run under way be saved so often from now on; without one nothing is changed."""
+        runner = self._runner
+        if runner.current is not None:
+            await runner.write(Row("run_every", {"run": runner.current, "seconds": seconds}, session=runner.book.name))
 
     async def _look(self) -> None:
         with suppress(CiuicError):

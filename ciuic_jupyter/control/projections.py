@@ -285,6 +285,11 @@ class Books:
         run.trace = tuple(body.get("trace", ()))
         book.runs.setdefault(body["run"], run)
 
+    def _run_every(self, book: Book, entry: Entry) -> None:
+        run = book.runs.get(entry.body["run"])
+        if run is not None:
+            run.checkpoint_every = entry.body["seconds"]
+
     def _run_start(self, book: Book, entry: Entry) -> None:
         run = book.runs.get(entry.body["run"])
         if run is not None and run.status == "queued":

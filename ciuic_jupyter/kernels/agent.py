@@ -24,6 +24,7 @@ from ciuic_jupyter.monitor import cgroup
 from ciuic_jupyter.monitor.proof import hold_lock, touch_alive
 
 MARKER = "CIUIC_MACHINE"
+SESSION = "CIUIC_SESSION"  # so that code in a cell knows where it runs
 
 
 def main(config: dict[str, Any]) -> int:
@@ -82,11 +83,13 @@ def _connection(settings: AgentConfig) -> dict[str, Any]:
 def _fork_kernel(settings: AgentConfig, connection: Mapping[str, Any]) -> int:
     agent = os.getpid()
 
+    own = {**settings.env, MARKER: settings.machine, SESSION: settings.session}
+
     def run() -> None:
         settings.secrets.forget()
         from ciuic_jupyter.kernels import kernelapp  # noqa: PLC0415 - ipykernel is loaded in the kernel alone
 
-        kernelapp.main(connection, settings.cwd, {**settings.env, MARKER: settings.machine}, parent=agent)
+        kernelapp.main(connection, settings.cwd, own, parent=agent)
 
     return fork_child(run, settings.directory / "kernel.log")
 

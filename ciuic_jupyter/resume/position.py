@@ -25,7 +25,19 @@ _PLAIN = (int, float, complex, str, bytes, bool, type(None))
 # context managers by module: those whose effect is a mode of torch are entered again; those that keep all they did in
 # themselves, or in what a checkpoint holds of the process, are not
 _AGAIN = ("torch.autograd.grad_mode", "torch.amp.autocast_mode", "torch.cuda.amp.autocast_mode")
-_KEPT = ("__main__", "contextlib", "_thread", "threading", "_io", "io", "tempfile", "warnings", "sqlite3", "tqdm")
+_KEPT = (
+    "__main__",
+    "contextlib",
+    "_thread",
+    "threading",
+    "_io",
+    "io",
+    "tempfile",
+    "warnings",
+    "sqlite3",
+    "tqdm",
+    "ciuic_jupyter",
+)
 _UNKNOWN = ("ExitStack", "AsyncExitStack")
 
 

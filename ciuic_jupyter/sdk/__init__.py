@@ -1,0 +1,1 @@
+"""A training as an object, for scripts, notebooks and cells: `TrainingJob`, and `CostMonitor` over it."""
