@@ -14,11 +14,12 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import date
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ciuic_jupyter.control import daemon, money
+from ciuic_jupyter.control import daemon, export, money
 from ciuic_jupyter.control import prices as price_tables
 from ciuic_jupyter.control.client import PlaneClient
 from ciuic_jupyter.control.simulating import simulate
@@ -196,9 +197,15 @@ def keep(name: Name, minutes: Annotated[float, typer.Argument(help="for how long
 
 
 @app.command()
-def cost(name: Annotated[str | None, typer.Argument(help="a session; all of them if left out")] = None) -> None:
-    """Say what was spent, and what was not."""
+def cost(
+    name: Annotated[str | None, typer.Argument(help="a session; all of them if left out")] = None,
+    by: Annotated[str | None, typer.Option(help="day, session, run or machine (its type)")] = None,
+) -> None:
+    """Say what was spent, and what was not; by day, session, run or machine beside the same hours always on."""
     with _plainly():
+        if by is not None:
+            money.show_report(_client().report(by, name), _table)
+            return
         total = _client().cost(name)
         rows = [["SESSION", "BILLED", "COMPUTE", "STORAGE", "NOT BILLED", "NOT SPENT"]]
         for line in [*total.get("sessions", []), {**total, "name": name or "all"}]:
@@ -208,6 +215,30 @@ def cost(name: Annotated[str | None, typer.Argument(help="a session; all of them
             compute, storage = _money(line, "compute_nano"), _money(line, "storage_nano")
             rows.append([str(line["name"]), times[0], compute, storage, times[1], _money(line, "unspent_nano")])
         _table(rows)
+
+
+@app.command()
+def history(
+    name: Annotated[str | None, typer.Argument(help="a session; all of them if left out")] = None,
+    csv: Annotated[Path | None, typer.Option(help="write all rows to this file, as CSV", dir_okay=False)] = None,
+    parquet: Annotated[
+        Path | None, typer.Option(help="write all rows to this file, as Parquet", dir_okay=False)
+    ] = None,
+    cell: Annotated[str | None, typer.Option(metavar="RUN", help="compare the runs of the cell that RUN is of")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="with --cell: so many epochs are in a run")] = None,
+) -> None:
+    """List runs and pauses, newest first; write them to a file; or compare the runs of one cell."""
+    with _plainly():
+        if cell is not None:
+            money.show_same(_client().same_cell(cell), epochs, _table)
+            return
+        rows = _client().history(name)["rows"]
+        for path, write in ((csv, export.to_csv), (parquet, export.to_parquet)):
+            if path is not None:
+                write(rows, path)
+                typer.echo(f"{path}: {len(rows)} runs and pauses")
+        if csv is None and parquet is None:
+            money.show_history(rows[:50], _table)
 
 
 @app.command()

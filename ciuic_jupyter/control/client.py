@@ -286,6 +286,20 @@ class PlaneClient:
         """Return the machine time of a session or of a run, by its name or id."""
         return dict(self._json("GET", "/usage", params={"of": what}))
 
+    def report(self, by: str, session: str | None = None) -> View:
+        """Return what was spent by day, session, run or machine (its type), beside the same hours always on."""
+        query = {"by": by} | ({"session": session} if session else {})
+        return dict(self._json("GET", "/report", params=query))
+
+    def history(self, session: str | None = None, limit: int = 10_000) -> View:
+        """Return runs and pauses, newest first, and what each day of the last month cost."""
+        query: dict[str, Any] = {"limit": limit} | ({"session": session} if session else {})
+        return dict(self._json("GET", "/history", params=query))
+
+    def same_cell(self, run: str) -> View:
+        """Return all runs of the cell that a run is of, oldest first."""
+        return dict(self._json("GET", "/same", params={"run": run}))
+
     def shutdown(self) -> View:
         """End the plane; machines and runs go on until it is started again."""
         return dict(self._json("POST", "/shutdown"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from datetime import date
+from datetime import date, datetime
 from typing import Any
 
 import typer
@@ -168,3 +168,67 @@ def _assumptions() -> Sequence[str]:
         "- storage and egress are not in the totals.",
         "Without pauses the same table would be prices alone: at equal hours Ciuic's saving is 18 to 25 %.",
     )
+
+
+def show_report(view: dict[str, Any], lines: Lines) -> None:
+    """Print costs by day, session, run or machine, and what they sum to."""
+    rows = list(view["rows"])
+    if not rows:
+        typer.echo("nothing was spent yet")
+        return
+    head = [str(view["by"]).upper(), "MACHINE TIME", "SPENT", "ALWAYS ON", "SAVED", ""]
+    sums = [_sum(rows, currency) for currency in sorted({str(row["currency"]) for row in rows})]
+    lines([head, *(_spent(row) for row in [*rows, *sums])])
+
+
+def _sum(rows: Sequence[dict[str, Any]], currency: str) -> dict[str, Any]:
+    mine = [row for row in rows if row["currency"] == currency]
+    names = ("machine_seconds", "spent_nano", "always_on_nano")
+    return {"key": "sum", "currency": currency, **{name: sum(row[name] for row in mine) for name in names}}
+
+
+def _spent(row: dict[str, Any]) -> list[str]:
+    currency, spent, always = str(row["currency"]), int(row["spent_nano"]), int(row["always_on_nano"])
+    times = _hours(round(float(row["machine_seconds"]) * 1000))
+    amounts = [format_money(nano, currency) for nano in (spent, always, always - spent)]
+    return [str(row["key"]), times, *amounts, str(row.get("text", ""))]
+
+
+def show_same(view: dict[str, Any], epochs: int | None, lines: Lines) -> None:
+    """Print the runs of one cell, each beside the first; per epoch where their number is known."""
+    rows = list(view["rows"])
+    typer.echo(f"runs of the cell: {view['text']}")
+    head = ["RUN", "STARTED", "MACHINE", "STATE", "MACHINE TIME", "COST", "ALWAYS ON", "PER EPOCH", "AGAINST THE FIRST"]
+    lines([head, *(_same(row, rows[0], epochs) for row in rows)])
+
+
+def _same(row: dict[str, Any], first: dict[str, Any], epochs: int | None) -> list[str]:
+    spent, currency = int(row["spent_nano"]), str(row["currency"])
+    per = _UNKNOWN if epochs is None else format_money(-(-spent // epochs), currency)
+    comparable = currency == first["currency"] and first["spent_nano"]
+    against = f"{100 * spent / first['spent_nano']:.0f} %" if comparable else "-"
+    at = datetime.fromtimestamp(float(row["at"])).isoformat(" ", "seconds")
+    times = _hours(round(float(row["machine_seconds"]) * 1000))
+    amounts = [format_money(nano, currency) for nano in (spent, int(row["always_on_nano"]))]
+    return [str(row["key"]), at, str(row["instance"]), str(row["state"]), times, *amounts, per, against]
+
+
+def show_history(rows: Sequence[dict[str, Any]], lines: Lines) -> None:
+    """Print runs and pauses."""
+    if not rows:
+        typer.echo("nothing ran yet")
+        return
+    shown = [
+        [
+            datetime.fromtimestamp(float(row["at"])).isoformat(" ", "seconds"),
+            str(row["kind"]),
+            str(row["session"]),
+            f"{float(row['billed_seconds']):.0f} s",
+            format_money(int(row["cost_nano"]), str(row["currency"])),
+            str(row["reason"]),
+            str(row["run"] or "-"),
+            str(row["text"]),
+        ]
+        for row in rows
+    ]
+    lines([["AT", "WHAT", "SESSION", "BILLED", "COST", "HOW", "RUN", "CELL"], *shown])

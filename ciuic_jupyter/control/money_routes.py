@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 
-from ciuic_jupyter.control import prices
+from ciuic_jupyter.control import prices, report
 from ciuic_jupyter.control.plane import Plane
 from ciuic_jupyter.errors import UnknownSession
 
@@ -18,7 +18,20 @@ class MoneyRoutes:
     def __init__(self, plane: Plane) -> None:
         self._plane = plane
         self.router = APIRouter(prefix="/v1")
-        self.router.add_api_route("/usage", self.usage, methods=["GET"], response_model=None)
+        for path, handler in (("/usage", self.usage), ("/report", self.report), ("/same", self.same)):
+            self.router.add_api_route(path, handler, methods=["GET"], response_model=None)
+
+    async def report(self, by: Annotated[str, Query(max_length=20)], session: str | None = None) -> JSONResponse:
+        """What was spent by day, session, run or machine type."""
+        if session is not None:
+            self._plane.runner(session)
+        context = self._plane.context
+        return JSONResponse(report.report(context.books.lives, context, by, session=session))
+
+    async def same(self, run: Annotated[str, Query(max_length=200)]) -> JSONResponse:
+        """All runs of the cell that a run is of."""
+        context = self._plane.context
+        return JSONResponse(report.same_cell(context.books.lives, context, run))
 
     async def usage(self, of: Annotated[str, Query(max_length=200)]) -> JSONResponse:
         """Machine time of a session's newest life, or of a run of any life."""

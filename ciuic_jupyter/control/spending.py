@@ -151,6 +151,7 @@ def _run(book: Book, run: Run, now_ms: int) -> View:
         "seconds": max(0, end - begin) / 1000,
         "billed_seconds": paid_ms / 1000,
         "cost_nano": paid,
+        "always_on_nano": always_on_until(book, end) - always_on_until(book, begin),
         "currency": book.offer["currency"],
         "text": first_line(run.code),
         "cell_id": run.cell_id,

@@ -184,6 +184,7 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
 
     @magic_arguments()
     @_session
+    @argument("--by", choices=("day", "session", "run", "machine"), help="one line each, beside the same always on")
     @line_magic
     def ciuic_why(self, line: str) -> report.Report:
         """Show why a session's machine is kept or will be let go: witnesses, the rule with its numbers, the time.
@@ -199,11 +200,13 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
     def ciuic_cost(self, line: str) -> report.Report:
         """Show seconds and money billed and not billed, for one session or for all.
 
-        Example: %ciuic_cost
+        Example: %ciuic_cost --by day
         """
         with one_line():
-            given = self._read(self.ciuic_cost, line).session
-            client = self.desk.open()
+            options = self._read(self.ciuic_cost, line)
+            given, client = options.session, self.desk.open()
+            if options.by:
+                return report.spent(client.report(options.by, check_name(given) if given else None))
             return report.cost(client.cost(check_name(given) if given else None), given)
 
     @magic_arguments()

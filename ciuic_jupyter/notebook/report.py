@@ -251,6 +251,22 @@ def cost(body: Mapping[str, Any], session: str | None) -> Report:
     return Report("Cost · all sessions", tables, data=dict(body))
 
 
+def spent(body: Mapping[str, Any]) -> Report:
+    """Return what was spent by day, session, run or machine type, beside the same hours always on."""
+    rows = []
+    for row in body.get("rows") or ():
+        saved = {**row, "saved": int(row["always_on_nano"]) - int(row["spent_nano"])}
+        amounts = (
+            _money(row, "spent_nano"),
+            f"{_money(row, 'always_on_nano')} always on",
+            f"{_money(saved, 'saved')} saved",
+        )
+        rows.append((str(row["key"])[:12], str(row.get("text") or ""), _seconds(row, "machine_seconds"), *amounts))
+    notes = () if rows else ("Nothing was spent yet.",)
+    session = f" of session {body['session']}" if body.get("session") else ""
+    return Report(f"Cost by {body['by']}{session}", [Table("", rows, right=4)] if rows else [], notes, data=dict(body))
+
+
 def _cost_rows(body: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     compute = "compute_nano" if "compute_nano" in body else "spent_nano"
     rows = [("billed", _seconds(body, "billed_seconds"), f"compute {_money(body, compute)}")]

@@ -1,0 +1,118 @@
+"""What was spent by day, session, run or machine type, beside the same hours always on; runs of one cell compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta, tzinfo
+from typing import TYPE_CHECKING, Any
+
+from ciuic_jupyter.control import spending
+from ciuic_jupyter.control.projections import Book, Run
+from ciuic_jupyter.errors import UsageError
+
+if TYPE_CHECKING:
+    from ciuic_jupyter.control.context import Context
+
+BY = ("day", "session", "run", "machine")
+
+View = dict[str, Any]
+
+
+def report(
+    lives: Sequence[Book], context: Context, by: str, *, session: str | None = None, zone: tzinfo | None = None
+) -> View:
+    """Return rows by `by`, each with seconds billed, nano-units spent and always on; amounts of one currency a row.
+
+    Days are those of `zone`, else of this machine's. UsageError for another `by`.
+    """
+    if by not in BY:
+        raise UsageError(f"costs can't be shown by {by!r}; choose one of {', '.join(BY)}")
+    now_ms = context.now_ms()
+    books = [book for book in lives if session in (None, book.name) and book.segments]
+    rows: list[View] = []
+    for currency in sorted({str(book.offer["currency"]) for book in books}):
+        mine = [book for book in books if book.offer["currency"] == currency]
+        rows += [{**row, "currency": currency} for row in _rows(mine, by, now_ms, zone)]
+    return {"by": by, "session": session, "rows": rows, "as_of": now_ms / 1000}
+
+
+def _rows(books: Sequence[Book], by: str, now_ms: int, zone: tzinfo | None) -> Iterable[View]:
+    if by == "day":
+        return _days(books, now_ms, zone)
+    if by == "run":
+        return [
+            run_row(book, run, now_ms) for book in books for run in book.runs.values() if run.started_ms is not None
+        ]
+    if by == "session":
+        return _grouped(books, lambda book: book.name, now_ms)
+    return _grouped(books, lambda book: str(book.offer["instance"]), now_ms)
+
+
+def _days(books: Sequence[Book], now_ms: int, zone: tzinfo | None) -> Iterable[View]:
+    day = spending.day_of(min(book.segments[0].opened_ms for book in books), zone)
+    begin = spending.start_of(day, zone)
+    while begin < now_ms:
+        following = spending.start_of(day + timedelta(days=1), zone)
+        end = min(following, now_ms)
+        spent = sum(spending.spent_until(book, end) - spending.spent_until(book, begin) for book in books)
+        always = sum(spending.always_on_until(book, end) - spending.always_on_until(book, begin) for book in books)
+        if spent or always:
+            on_ms = sum(_on(book, begin, end, now_ms) for book in books)
+            yield _row(day.isoformat(), on_ms, spent, always)
+        day, begin = day + timedelta(days=1), following
+
+
+def _on(book: Book, begin_ms: int, end_ms: int, now_ms: int) -> int:
+    """Return the milliseconds between two moments in which a session had a machine."""
+    ends = [(one.opened_ms, one.closed_ms if one.closed_ms is not None else now_ms) for one in book.segments]
+    return sum(max(0, min(end_ms, until) - max(begin_ms, since)) for since, until in ends)
+
+
+def _row(key: str, on_ms: int, spent: int, always: int) -> View:
+    return {"key": key, "machine_seconds": on_ms / 1000, "spent_nano": spent, "always_on_nano": always}
+
+
+def _grouped(books: Sequence[Book], key: Callable[[Book], str], now_ms: int) -> Iterable[View]:
+    found: dict[str, View] = {}
+    for book in books:
+        row = found.setdefault(key(book), _row(key(book), 0, 0, 0))
+        row["machine_seconds"] += _on(book, 0, now_ms, now_ms) / 1000
+        row["spent_nano"] += spending.spent_until(book, now_ms)
+        row["always_on_nano"] += spending.always_on_until(book, now_ms)
+    return sorted(found.values(), key=lambda row: (-int(row["spent_nano"]), str(row["key"])))
+
+
+def run_row(book: Book, run: Run, now_ms: int) -> View:
+    """Return one run: what machines cost while it was under way, and what one kept on through its pauses would have."""
+    begin = run.started_ms or 0
+    end = run.ended_ms if run.ended_ms is not None else max(begin, min(now_ms, book.end_ms(now_ms)))
+    spent = sum(spending.segment_until(one, end) - spending.segment_until(one, begin) for one in book.segments)
+    always = spending.always_on_until(book, end) - spending.always_on_until(book, begin)
+    more = {
+        "session": book.name,
+        "instance": str(book.offer["instance"]),
+        "at": begin / 1000,
+        "cell_id": run.cell_id,
+        "text": spending.first_line(run.code),
+        "state": run.state,
+    }
+    return {**_row(run.run, _on(book, begin, end, now_ms), spent, always), **more}
+
+
+def same_cell(lives: Sequence[Book], context: Context, run: str) -> View:
+    """Return every run of the cell that `run` is of, oldest first: the same cell id, or else the very same code.
+
+    UsageError if there is no such run.
+    """
+    now_ms = context.now_ms()
+    home = next((book for book in lives if run in book.runs), None)
+    if home is None:
+        raise UsageError(f"no run {run!r}; `ciuic cost --by run` lists them")
+    like = home.runs[run]
+
+    def same(other: Run) -> bool:
+        return other.cell_id == like.cell_id if like.cell_id is not None else other.code == like.code
+
+    found = [(book, one) for book in lives for one in book.runs.values() if same(one) and one.started_ms is not None]
+    rows = [{**run_row(book, one, now_ms), "currency": book.offer["currency"]} for book, one in found]
+    return {"rows": sorted(rows, key=lambda row: float(row["at"])), "text": spending.first_line(like.code)}
