@@ -163,5 +163,5 @@ async def test_auto_picks_over_all_providers_and_an_existing_session_that_fits_i
     await reach(runner, State.RUNNING)
     assert runner.book.offer["instance"] == there.instance
     assert await cloud.plane.create("s", instance="auto", budget_nano=None, cwd=None) is runner
-    with pytest.raises(ProviderError, match=r"is on fake\.1, not dear\.gpu"):
+    with pytest.raises(UsageError, match=r"is on fake\.1, not dear\.gpu"):
         await cloud.plane.create("s", instance="auto:gpus=1", budget_nano=None, cwd=None)
