@@ -92,7 +92,8 @@ def show_compared(view: dict[str, Any], table: Table, lines: Lines) -> None:
     usage, currency = usage_of(view), str(view["currency"])
     name = f"run {view['run']} of session {view['session']}" if view["run"] else f"session {view['session']}"
     typer.echo(
-        f"{name}: {_hours(usage.on_ms)} of machine time in {_hours(usage.span_ms)}, {usage.gpus} GPU(s) or as one"
+        f"{name}: {_hours(usage.on_ms)} of machine time in {_hours(usage.span_ms)}, {usage.gpus} GPU(s) or as one; "
+        f"{format_money(int(view['spent_nano']), currency)} by the ledger"
     )
     (here,) = compare(usage, own_table(view))
     others = [one for one in compare(usage, table) if one.row.currency == currency]

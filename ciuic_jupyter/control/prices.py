@@ -14,7 +14,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from ciuic_jupyter.control.projections import Book, Run
+from ciuic_jupyter.control.projections import Book, Run, Segment
+from ciuic_jupyter.control.spending import segment_until
 from ciuic_jupyter.core import price_table
 from ciuic_jupyter.core.money import parse_usd
 from ciuic_jupyter.core.offers import Cloud, PriceRow, Table, Usage, merged, wish_of
@@ -139,7 +140,7 @@ def usage_view(book: Book, run: Run | None, now_ms: int) -> View:
     begin = 0
     if run is not None:
         begin, end = run.started_ms or 0, run.ended_ms if run.ended_ms is not None else end
-    stretches = []
+    spent, stretches = book.compute_nano(now_ms), []
     for segment in book.segments:
         since, until = max(begin, segment.opened_ms), segment.closed_ms if segment.closed_ms is not None else now_ms
         until = min(until, end) if run is not None else until
@@ -158,8 +159,13 @@ def usage_view(book: Book, run: Run | None, now_ms: int) -> View:
         "stretches": stretches,
         "end_ms": max([end, *(until for _, until in stretches)]) if stretches else end,
         "stored_bytes": saved,
-        "spent_nano": book.compute_nano(now_ms),
+        "spent_nano": spent if run is None else sum(_within(one, begin, end) for one in book.segments),
     }
+
+
+def _within(segment: Segment, begin_ms: int, end_ms: int) -> int:
+    """Return what a machine cost between two moments, in nano-units."""
+    return segment_until(segment, end_ms) - segment_until(segment, begin_ms)
 
 
 def usage_of(view: View) -> Usage:

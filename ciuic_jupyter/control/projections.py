@@ -27,6 +27,7 @@ class Segment:
     closed_ms: int | None = None
     reason: str = ""
     estimated: bool = False
+    instance: str = ""  # its machine type; older rows don't say it
     corrected: bool = False  # the provider took back what it had said of its end
 
     def length_ms(self, now_ms: int) -> int:
@@ -247,7 +248,15 @@ class Books:
         if any(segment.machine == entry.machine for segment in book.segments):
             return
         book.segments.append(
-            Segment(entry.machine, body["at_ms"], body["rate"], body["currency"], body["unit_ms"], body["minimum_ms"])
+            Segment(
+                entry.machine,
+                body["at_ms"],
+                body["rate"],
+                body["currency"],
+                body["unit_ms"],
+                body["minimum_ms"],
+                instance=body.get("instance", str(book.offer["instance"])),
+            )
         )
 
     def _segment_close(self, book: Book, entry: Entry) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta, tzinfo
 from typing import TYPE_CHECKING, Any
 
@@ -44,8 +44,8 @@ def _rows(books: Sequence[Book], by: str, now_ms: int, zone: tzinfo | None) -> I
             run_row(book, run, now_ms) for book in books for run in book.runs.values() if run.started_ms is not None
         ]
     if by == "session":
-        return _grouped(books, lambda book: book.name, now_ms)
-    return _grouped(books, lambda book: str(book.offer["instance"]), now_ms)
+        return _by_session(books, now_ms)
+    return _by_machine(books, now_ms)
 
 
 def _days(books: Sequence[Book], now_ms: int, zone: tzinfo | None) -> Iterable[View]:
@@ -72,13 +72,34 @@ def _row(key: str, on_ms: int, spent: int, always: int) -> View:
     return {"key": key, "machine_seconds": on_ms / 1000, "spent_nano": spent, "always_on_nano": always}
 
 
-def _grouped(books: Sequence[Book], key: Callable[[Book], str], now_ms: int) -> Iterable[View]:
+def _by_session(books: Sequence[Book], now_ms: int) -> Iterable[View]:
     found: dict[str, View] = {}
     for book in books:
-        row = found.setdefault(key(book), _row(key(book), 0, 0, 0))
-        row["machine_seconds"] += _on(book, 0, now_ms, now_ms) / 1000
-        row["spent_nano"] += spending.spent_until(book, now_ms)
-        row["always_on_nano"] += spending.always_on_until(book, now_ms)
+        spent, always = spending.spent_until(book, now_ms), spending.always_on_until(book, now_ms)
+        _add(found, book.name, _on(book, 0, now_ms, now_ms), spent, always)
+    return _dearest_first(found)
+
+
+def _by_machine(books: Sequence[Book], now_ms: int) -> Iterable[View]:
+    """Yield a row a machine type, and one for checkpoints that were kept for money."""
+    found: dict[str, View] = {}
+    for book in books:
+        for segment, always in spending.always_on_parts(book, now_ms):
+            name = segment.instance or str(book.offer["instance"])
+            _add(found, name, segment.length_ms(now_ms), spending.segment_until(segment, now_ms), always)
+        if stored := spending.spent_until(book, now_ms) - book.compute_nano(now_ms):
+            _add(found, "kept checkpoints", 0, stored, 0)
+    return _dearest_first(found)
+
+
+def _add(found: dict[str, View], key: str, on_ms: int, spent: int, always: int) -> None:
+    row = found.setdefault(key, _row(key, 0, 0, 0))
+    row["machine_seconds"] += on_ms / 1000
+    row["spent_nano"] += spent
+    row["always_on_nano"] += always
+
+
+def _dearest_first(found: dict[str, View]) -> Iterable[View]:
     return sorted(found.values(), key=lambda row: (-int(row["spent_nano"]), str(row["key"])))
 
 

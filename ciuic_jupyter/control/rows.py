@@ -68,6 +68,7 @@ def segment_open(runner: Runner, machine: str, created_at: float) -> Row:
         "currency": offer["currency"],
         "unit_ms": offer["unit_seconds"] * 1000,
         "minimum_ms": offer["minimum_seconds"] * 1000,
+        "instance": offer["instance"],
     }
     return Row("segment_open", body, session=runner.book.name, machine=machine, idem=f"open:{machine}")
 

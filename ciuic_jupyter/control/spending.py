@@ -5,7 +5,7 @@ Every amount is a difference of two running totals, so days add up to the bill t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date, datetime, time, timedelta, tzinfo
 from typing import TYPE_CHECKING, Any
 
@@ -42,14 +42,19 @@ def spent_until(book: Book, at_ms: int) -> int:
 
 def always_on_until(book: Book, at_ms: int) -> int:
     """Return what it had cost at a moment if its first machine had stayed, at the prices it was given since."""
+    return sum(nano for _, nano in always_on_parts(book, at_ms))
+
+
+def always_on_parts(book: Book, at_ms: int) -> Iterator[tuple[Segment, int]]:
+    """Yield each machine with what it had cost by then if it had been kept until the next one came."""
     end = min(at_ms, book.end_ms(at_ms))
-    total = 0
     for number, segment in enumerate(book.segments):
         after = book.segments[number + 1].opened_ms if number + 1 < len(book.segments) else end
-        length = min(end, after) - segment.opened_ms
-        if length > 0:
-            total += cost(segment.rate, length, unit_ms=segment.unit_ms, minimum_ms=segment.minimum_ms)
-    return total
+        length = max(0, min(end, after) - segment.opened_ms)
+        yield (
+            segment,
+            cost(segment.rate, length, unit_ms=segment.unit_ms, minimum_ms=segment.minimum_ms) if length else 0,
+        )
 
 
 def day_of(at_ms: int, zone: tzinfo | None) -> date:

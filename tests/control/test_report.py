@@ -65,6 +65,20 @@ def test_months_end_where_they_end() -> None:
     ]
 
 
+def test_a_session_that_moved_is_billed_to_each_of_its_machine_types() -> None:
+    begin = ms(2026, 11, 25, 8)
+    made = book((begin, begin + HOUR), (begin + 2 * HOUR, begin + 4 * HOUR))
+    made.segments[0].instance = "small"
+    made.storage_since_ms, made.storage_rate, made.closed_ms = begin + HOUR, 1000, begin + 4 * HOUR
+    rows = {row["key"]: row for row in rows_of([made], "machine", begin + 4 * HOUR)}
+    assert {key: row["spent_nano"] for key, row in rows.items()} == {
+        "x": 2 * RATE,
+        "small": RATE,
+        "kept checkpoints": 3000,
+    }
+    assert (rows["small"]["always_on_nano"], rows["x"]["always_on_nano"]) == (2 * RATE, 2 * RATE)
+
+
 piece = st.tuples(st.integers(0, 30 * HOUR), st.integers(1, 30 * HOUR))
 
 
