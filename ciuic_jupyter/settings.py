@@ -45,6 +45,14 @@ class Settings(BaseSettings):
         2, ge=1, le=10000, description="checkpoints of a session kept beside its newest; older ones go behind a save"
     )
     currency: str = Field("USD", pattern=r"^[A-Z]{3}$", description="currency of prices and budgets")
+    budget_per_run: Decimal | None = Field(
+        None, gt=0, le=10**8, description="most a cell may cost, if it names nothing"
+    )
+    budget_per_day: Decimal | None = Field(None, gt=0, le=10**8, description="most all sessions may cost in a day")
+    budget_per_month: Decimal | None = Field(None, gt=0, le=10**8, description="most they may cost in a month")
+    budget_total: Decimal | None = Field(None, gt=0, le=10**8, description="most they may ever cost")
+    alert_webhook: SecretStr | None = Field(None, description="address that alerts of budgets are posted to, as JSON")
+    alert_desktop: bool = Field(False, description="show alerts with `notify-send`, too")
 
     idle_release: bool = Field(True, description="save and release machines whose kernel is idle")
     wait_value_per_hour: Decimal = Field(

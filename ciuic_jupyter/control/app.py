@@ -62,6 +62,7 @@ class NewRun(_Body):
     checkpoint_every: float | None = Field(None, ge=1, le=10**7)  # seconds
     grace: float | None = Field(None, ge=0, le=10**7)  # seconds
     trace: list[str] = Field([], max_length=100)  # modules
+    budget_nano: int | None = Field(None, ge=1, le=10**18)
 
 
 class Wait(_Body):
@@ -75,6 +76,7 @@ class Pause(Wait):
 class Resume(Wait):
     cell: Literal["continue", "drop"] = "continue"
     instance: str | None = None
+    run_budget_nano: int | None = Field(None, ge=1, le=10**18)
 
 
 class Release(_Body):
@@ -277,8 +279,8 @@ class Routes:
         runner = self._plane.runners.get(name)
         if runner is None or runner.book.state is State.CLOSED:
             runner = await self._plane.create(name, instance=None, budget_nano=None, cwd=None)
-        every, grace, trace = body.checkpoint_every, body.grace, tuple(body.trace)
-        await runner.submit(body.run, body.code, body.cell_id, checkpoint_every=every, grace=grace, trace=trace)
+        options = body.model_dump(include={"checkpoint_every", "grace", "budget_nano"})
+        await runner.submit(body.run, body.code, body.cell_id, trace=tuple(body.trace), **options)
         return JSONResponse(runner.book.runs[body.run].view(), 202)
 
     async def pause(self, name: str, body: Pause) -> JSONResponse:
@@ -296,6 +298,8 @@ class Routes:
             await self._plane.choose(runner, body.instance)
         if body.cell == "drop":
             await runner.continuing.drop()
+        if body.run_budget_nano is not None:
+            await runner.set_run_budget(body.run_budget_nano)
         await runner.ensure()
         if body.wait:
             await runner.until(lambda: runner.book.state in (State.RUNNING, State.PAUSED, State.FAILED, State.CLOSED))

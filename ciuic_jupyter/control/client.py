@@ -219,12 +219,25 @@ class PlaneClient:
                     tell(view)
                     return
 
-    def resume(self, name: str, wait: bool = False, *, drop_cell: bool = False, instance: str | None = None) -> View:
+    def resume(
+        self,
+        name: str,
+        wait: bool = False,
+        *,
+        drop_cell: bool = False,
+        instance: str | None = None,
+        run_budget_nano: int | None = None,
+    ) -> View:
         """Start a machine for a paused session and restore it; a suspended cell goes on unless `drop_cell`.
 
-        `instance`: of another type than it had.
+        `instance`: of another type than it had; `run_budget_nano`: what the cell that goes on may cost instead.
         """
-        body = {"wait": wait, "cell": "drop" if drop_cell else "continue", "instance": instance}
+        body = {
+            "wait": wait,
+            "cell": "drop" if drop_cell else "continue",
+            "instance": instance,
+            "run_budget_nano": run_budget_nano,
+        }
         return dict(self._json("POST", self._session(name, "/resume"), json=body, timeout=_LONG))
 
     def release(self, name: str, discard: bool = False, wait: bool = True) -> View:

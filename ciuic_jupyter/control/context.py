@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ciuic_jupyter.control.clock import Clock
 from ciuic_jupyter.control.ledger import Ledger
@@ -17,6 +17,9 @@ from ciuic_jupyter.core.offers import cheapest, wish_of
 from ciuic_jupyter.errors import OutOfCapacity, ProviderError
 from ciuic_jupyter.providers.base import Intent, Offer, Provider
 from ciuic_jupyter.settings import Settings, private_directory
+
+if TYPE_CHECKING:
+    from ciuic_jupyter.control.purse import Purse
 
 _RECENT = 5  # saves and restores that the estimate of the next one rests on
 
@@ -43,6 +46,7 @@ class Context:
     owner: str  # the tag of our machines
     key: bytes  # the user's; a session's checkpoints are signed by one that is derived from it
     watched: Watched | None = None
+    purse: Purse | None = None  # budgets that all sessions share
     confirmed: set[str] = field(default_factory=set)  # machines whose end the provider told twice
 
     def now_ms(self) -> int:
@@ -142,12 +146,8 @@ class Context:
         return Intent(number, book.name, Offer(**book.offer), self.owner, config)
 
     def _deadline(self, book: Book) -> float | None:
-        """Return for how many seconds the budget lets a machine run that nobody hears."""
-        rate = int(book.offer["price_nano_per_hour"])
-        if book.budget_nano is None or rate == 0:
-            return None
-        left = book.budget_nano - book.spent_nano(self.now_ms())
-        return max(1.0, left * 3600 / rate - self.timings(book)[0])
+        """Return for how many seconds the budgets let a machine run that nobody hears."""
+        return self.purse.seconds_left(book) if self.purse is not None else None
 
 
 def life_key(key: bytes, life: str) -> bytes:

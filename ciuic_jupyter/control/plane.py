@@ -11,6 +11,7 @@ from typing import Any
 
 from ciuic_jupyter.checkpoint.remote import check_url
 from ciuic_jupyter.control import incoming, rows, views
+from ciuic_jupyter.control.alerts import check_webhook
 from ciuic_jupyter.control.board import Board
 from ciuic_jupyter.control.clock import Clock
 from ciuic_jupyter.control.context import Context
@@ -18,6 +19,7 @@ from ciuic_jupyter.control.daemon import secret
 from ciuic_jupyter.control.ledger import Ledger, Row
 from ciuic_jupyter.control.prices import local_offers
 from ciuic_jupyter.control.projections import Books, born
+from ciuic_jupyter.control.purse import Purse
 from ciuic_jupyter.control.reconcile import ORPHANS, reconcile
 from ciuic_jupyter.control.runner import Runner
 from ciuic_jupyter.core.offers import wish_of
@@ -45,6 +47,8 @@ class Plane:
         self.settings = settings
         if settings.checkpoint_url is not None:
             check_url(settings.checkpoint_url)
+        if settings.alert_webhook is not None:
+            check_webhook(settings.alert_webhook.get_secret_value())
         state = private_directory(settings.state_dir)
         runtime = private_directory(settings.runtime_dir)
         clock = clock or Clock()
@@ -70,6 +74,7 @@ class Plane:
             key=bytes.fromhex(secret(state / "key")),
         )
         self.runners: dict[str, Runner] = {}
+        self.context.purse = Purse(self.context, self.runners)
         self.board = self.context.watched = Board(self)
         self.on_shutdown: Callable[[], None] = lambda: None
         self.asked_to_end = False

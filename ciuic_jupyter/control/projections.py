@@ -57,6 +57,7 @@ class Run:
     started_ms: int | None = None
     ended_ms: int | None = None
     checkpoint_every: float | None = None  # seconds
+    budget_nano: int | None = None
     grace: float | None = None  # seconds a pause waits for it before it asks what to do
     trace: tuple[str, ...] = ()  # modules it can be paused inside, too
     resumed_ms: int | None = None
@@ -292,6 +293,7 @@ class Books:
         run = Run(body["run"], body["code"], body["cell_id"], body["at_ms"])
         run.checkpoint_every, run.grace = body.get("checkpoint_every"), body.get("grace")
         run.trace = tuple(body.get("trace", ()))
+        run.budget_nano = body.get("budget_nano")
         book.runs.setdefault(body["run"], run)
 
     def _run_every(self, book: Book, entry: Entry) -> None:
@@ -326,6 +328,9 @@ class Books:
 
     def _keep(self, book: Book, entry: Entry) -> None:
         book.kept_until = entry.body["until"]
+
+    def _run_budget(self, book: Book, entry: Entry) -> None:
+        book.runs[entry.body["run"]].budget_nano = entry.body["budget_nano"]
 
     def _budget(self, book: Book, entry: Entry) -> None:
         book.budget_nano = entry.body["budget_nano"]

@@ -18,6 +18,7 @@ from ciuic_jupyter.control.link import AgentLink
 from ciuic_jupyter.control.machine import MachineHand
 from ciuic_jupyter.control.panel import UsageTrace
 from ciuic_jupyter.control.projections import Book, Run
+from ciuic_jupyter.control.purse import run_under_way
 from ciuic_jupyter.control.retry import SaveRetry
 from ciuic_jupyter.control.runs import Runs
 from ciuic_jupyter.control.teller import Teller
@@ -206,7 +207,7 @@ class Runner:
             self.message = ""
             await self.feed(event, goal="")
 
-    async def submit(
+    async def submit(  # noqa: PLR0913 - what a cell is, and what it asks for
         self,
         run: str,
         code: str,
@@ -215,6 +216,7 @@ class Runner:
         checkpoint_every: float | None = None,
         grace: float | None = None,
         trace: tuple[str, ...] = (),
+        budget_nano: int | None = None,
     ) -> None:
         """Queue a cell, once; return when the ledger has it, or the agent, who tells of it after a restart of ours.
 
@@ -229,7 +231,15 @@ class Runner:
         self.book.runs[run] = Run(
             run, code, cell_id, at_ms, checkpoint_every=checkpoint_every, grace=grace, trace=trace
         )
-        options = {"checkpoint_every": checkpoint_every, "grace": grace, "trace": list(trace)}
+        if budget_nano is None and self.context.purse is not None:
+            budget_nano = self.context.purse.per_run
+        self.book.runs[run].budget_nano = budget_nano
+        options = {
+            "checkpoint_every": checkpoint_every,
+            "grace": grace,
+            "trace": list(trace),
+            "budget_nano": budget_nano,
+        }
         body = {"run": run, "code": code, "cell_id": cell_id, "at_ms": at_ms, **options}
         sending = self.pump()
         writing = self.write_soon(Row("run", body, session=self.book.name, idem=f"run:{self.book.life}:{run}"))
@@ -359,6 +369,14 @@ class Runner:
     async def set_budget(self, budget_nano: int) -> None:
         """Replace the session's budget."""
         await self.write(Row("budget", {"budget_nano": budget_nano}, session=self.book.name))
+
+    async def set_run_budget(self, budget_nano: int) -> None:
+        """Replace the budget of the run under way, or suspended; UsageError if there is none."""
+        run = run_under_way(self.book, self.current)
+        if run is None:
+            raise UsageError(f"session {self.book.name} has no cell under way that a budget could be for")
+        body = {"run": run.run, "budget_nano": budget_nano}
+        await self.write(Row("run_budget", body, session=self.book.name))
 
     # -- cells
 

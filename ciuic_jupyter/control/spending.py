@@ -81,6 +81,11 @@ def _since(until: Callable[[Book, int], int], books: Iterable[Book], begin_ms: i
     return sum(until(book, end_ms) - until(book, begin_ms) for book in books)
 
 
+def spent_since(books: Iterable[Book], begin_ms: int, end_ms: int) -> int:
+    """Return what lives cost in a stretch of time, in nano-units; they must be of one currency."""
+    return _since(spent_until, books, begin_ms, end_ms)
+
+
 def total_now(lives: Sequence[Book], context: Context, zone: tzinfo | None = None) -> View:
     """Return rate, today and this month over all lives, beside the same always on; in one currency.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ciuic_jupyter.control.projections import Book
+from ciuic_jupyter.control.purse import view as purse_view
 from ciuic_jupyter.control.rows import checkpoint_view
 from ciuic_jupyter.core.session import State
 
@@ -40,6 +41,7 @@ def session_view(runner: Runner) -> dict[str, Any]:
         "provider": book.offer["provider"],
         "machine": book.intent["id"] if runner.live and book.intent is not None else None,
         "budget_nano": book.budget_nano,
+        "budgets": [purse_view(limit) for limit in runner.cap.limits(hold=False)],
         "busy": running is not None,
         "run": runner.current,
         "run_started_at": started / 1000 if started is not None else None,

@@ -132,6 +132,12 @@ class Requests:
         seconds = frame.header.get("seconds")
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= 7 * 86400:
             raise UsageError(f"a lease of {seconds!r} seconds; give more than 0 and at most a week")
+        if "deadline" in frame.header:
+            deadline = frame.header["deadline"]
+            plain = isinstance(deadline, int | float) and not isinstance(deadline, bool)
+            if deadline is not None and not (plain and 0 <= deadline <= 10**10):
+                raise UsageError(f"a deadline of {deadline!r} seconds; give 0 or more, or null for none")
+            self._agent.lease.bound(None if deadline is None else float(deadline), boottime())
         self._agent.lease.seconds = float(seconds)
         self._agent.lease.heard(boottime())
         return {"seconds": float(seconds)}

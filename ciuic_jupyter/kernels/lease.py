@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+AWAY_SECONDS = 6.0  # a plane that lives is heard every two
+
 
 def boottime() -> float:
     """Seconds since boot, a suspended laptop's sleep included: a lease runs on while the machine sleeps."""
@@ -24,8 +26,13 @@ class Lease:
         self.heard_at = now
 
     def lapsed(self, now: float) -> bool:
-        """Whether the plane has been silent for the whole lease."""
-        return now - self.heard_at >= self.seconds
+        """Whether the plane has been silent for the whole lease, or is away while the budget ends."""
+        silent = now - self.heard_at
+        return silent >= self.seconds or (silent >= AWAY_SECONDS and self.over(now))
+
+    def bound(self, seconds: float | None, now: float) -> None:
+        """Take a new deadline, `seconds` from now; None: there is none."""
+        self.started_at, self.deadline = now, seconds
 
     def over(self, now: float) -> bool:
         """Whether a machine nobody hears must not go on running its cell."""

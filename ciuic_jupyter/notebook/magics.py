@@ -66,6 +66,7 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
     @argument(
         "--budget", metavar="USD", help="most this session may cost; it is saved and stopped before it costs more"
     )
+    @argument("--run-budget", metavar="USD", help="most this cell may cost; it is paused before it costs more")
     @argument("--in", dest="push", metavar="a,b", help="variables of this notebook to send before the cell runs")
     @argument("--out", dest="fetch", metavar="c,d", help="variables to bring back when the cell has ended")
     @argument("--checkpoint-every", metavar="30m", help="save so often in the middle of the cell, at a loop boundary")
@@ -107,6 +108,7 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
 
         def submit() -> None:
             more = {"checkpoint_every": plan.checkpoint_every, "grace": plan.grace, "trace": plan.trace or None}
+            more["budget_nano"] = plan.run_budget_nano
             asked = {name: value for name, value in more.items() if value is not None}
             client.run(plan.session, plan.run, plan.code, cell_id=self.desk.cell_id(), detach=plan.detach, **asked)
 
@@ -140,6 +142,7 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
     @_session
     @argument("--instance", metavar="TYPE", help="on another machine than it was on")
     @argument("--drop-cell", action="store_true", help="leave the cell that was paused where it stood; keep variables")
+    @argument("--run-budget", metavar="USD", help="most the cell that goes on may cost, from its begin")
     @line_magic
     def ciuic_resume(self, line: str) -> None:
         """Start a machine again and restore every variable; from then on it is billed.
@@ -157,7 +160,8 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
             if view["state"] == "paused":
                 say(training.resuming(view))
             suspended = view.get("suspended")
-            wishes = {"drop_cell": options.drop_cell, "instance": options.instance}
+            budget = training.budget_of(options.run_budget, "--run-budget")
+            wishes = {"drop_cell": options.drop_cell, "instance": options.instance, "run_budget_nano": budget}
             self.desk.client.resume(name, **{wish: value for wish, value in wishes.items() if value})
             view = self.desk.wait(name, ("running",))
             say(f"session {name} runs on {view.get('instance')}: {card.price(view)}")

@@ -164,6 +164,10 @@ def status(view: Mapping[str, Any], *, title: str | None = None) -> Report:
     ]
     if view.get("budget_nano"):
         rows.append(("budget", card.rate_text(int(view["budget_nano"]), currency)))
+    for one in view.get("budgets") or ():
+        if one["scope"] != "session":
+            used = f"{one['percent']} % of {format_money(int(one['budget_nano']), currency)} spent"
+            rows.append((f"budget: {one['scope']}", used))
     if view.get("run"):
         rows.append(
             ("run", f"{view['run']}{', ' + str(view['queued']) + ' more waiting' if view.get('queued') else ''}")

@@ -30,6 +30,7 @@ class Plan:
     code: str
     instance: str | None
     budget_nano: int | None
+    run_budget_nano: int | None
     payload: Sequence[Any]
     sent: tuple[str, ...]
     fetch: tuple[str, ...]
@@ -47,9 +48,7 @@ def plan(options: Any, cell: str, *, session: str, shell: Any) -> Plan:
         raise UsageError("the cell is empty; write the code to run below the %%ciuic_train line")
     if options.detach and options.fetch:
         raise UsageError("--out needs the cell's end and --detach does not wait for it; fetch later with %ciuic_pull")
-    budget = None if options.budget is None else parse_usd(options.budget)
-    if budget == 0:
-        raise UsageError("a budget of 0 starts nothing; leave --budget away or name an amount, like --budget 5")
+    budget, run_budget = budget_of(options.budget, "--budget"), budget_of(options.run_budget, "--run-budget")
     every = None if options.checkpoint_every is None else float(seconds_of(options.checkpoint_every))
     grace = None if options.grace is None else _grace(options.grace)
     check_syntax(cell, shell)
@@ -60,6 +59,7 @@ def plan(options: Any, cell: str, *, session: str, shell: Any) -> Plan:
         code=cell,
         instance=options.instance,
         budget_nano=budget,
+        run_budget_nano=run_budget,
         payload=packed(sent, shell.user_ns),
         sent=tuple(sent),
         fetch=tuple(names_of(options.fetch, "--out")),
@@ -69,6 +69,14 @@ def plan(options: Any, cell: str, *, session: str, shell: Any) -> Plan:
         grace=grace,
         trace=_modules(options.trace_modules),
     )
+
+
+def budget_of(text: str | None, option: str) -> int | None:
+    """Return an amount of money above 0 in nano-units; None if it is left out."""
+    budget = None if text is None else parse_usd(text)
+    if budget == 0:
+        raise UsageError(f"a budget of 0 starts nothing; leave {option} away or name an amount, like {option} 5")
+    return budget
 
 
 def _grace(text: str) -> float:

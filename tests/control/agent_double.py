@@ -46,6 +46,7 @@ class AgentDouble:
         self.held = False
         self.resume_error: str | None = None
         self.save_seconds, self.restore_seconds = 1.0, 2.0  # what its reports say
+        self.deadlines: list[float | None] = []  # how long it may go on unheard, as it was told
         self.lose_reply: str | None = None  # an operation whose reply is never sent
         self._code: dict[str, str] = {}
         self._wanted: asyncio.Event | None = None  # a hold waits for the run's end
@@ -191,6 +192,10 @@ class AgentDouble:
     async def _emit(self, header: dict[str, Any]) -> dict[str, Any]:
         await self.emit(**header["event"])
         return {}
+
+    async def _lease(self, header: dict[str, Any]) -> dict[str, Any]:
+        self.deadlines.append(header.get("deadline"))
+        return {"seconds": header["seconds"]}
 
     async def _names(self, header: dict[str, Any]) -> dict[str, Any]:
         return {"names": {"x": "int"}}

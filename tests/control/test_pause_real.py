@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from ciuic_jupyter.control.client import PlaneClient
+from ciuic_jupyter.core.money import NANO
 from ciuic_jupyter.errors import CiuicError
 from ciuic_jupyter.settings import Settings
 
@@ -134,3 +135,24 @@ def test_a_killed_kernel_goes_on_from_its_last_checkpoint_and_prints_nothing_twi
     until(lambda: "end\n" in viewer.text)
     assert viewer.text.splitlines()[1:] == expected(viewer.text.count("\n") - 2)
     client.close_session("s")
+
+
+def test_a_budget_is_not_crossed_by_more_than_a_second_and_the_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.setenv("CIUIC_PRICE_PER_HOUR", "3600")  # a dollar a second
+    client: PlaneClient = request.getfixturevalue("client")
+    client.create("s")
+    viewer = Viewer(client, "s")
+    client.run("s", "r", until_there(tmp_path / "stop"))
+    until(lambda: "2 0." in viewer.text)
+    budget = int(client.session("s")["spent_nano"]) + 14 * NANO
+    client.create("s", budget_nano=budget)
+    until(lambda: "is reached" in client.session("s")["message"])
+    began = time.monotonic()
+    until(lambda: client.session("s")["state"] == "paused")
+    stopping = time.monotonic() - began
+    view = client.session("s")
+    assert view["suspended"]["run"] == "r"
+    assert budget / 2 < view["spent_nano"] <= budget + (1 + stopping) * NANO
+    assert view["budgets"][0]["scope"] == "session"

@@ -29,6 +29,10 @@ def test_without_a_deadline_a_cell_may_go_on_for_ever() -> None:
     assert not Lease(1, 0, 0).over(1e12)
     assert Lease(1, 0, started_at=5, deadline=10).over(15)
     assert not Lease(1, 0, started_at=5, deadline=10).over(14.9)
+    away = Lease(600, heard_at=20, started_at=5, deadline=10)
+    assert not away.lapsed(25.9) and away.lapsed(26)
+    away.bound(None, 26)
+    assert not away.lapsed(619.9) and away.lapsed(620)
 
 
 def events(made: Machine) -> list[dict[str, object]]:
@@ -69,6 +73,22 @@ def test_past_the_deadline_the_cell_is_interrupted_and_what_it_made_is_saved(tmp
         assert ended["ename"] == "KeyboardInterrupt"
         assert made.final()["checkpoint"] == 1
     assert "made" in Store(tmp_path / "store").read_manifest(1, KEY).body["names"]
+
+
+def test_a_plane_that_is_away_when_the_budget_ends_is_not_waited_for(tmp_path: Path) -> None:
+    with machine(tmp_path, lease_seconds=600, deadline=3600, preempt_seconds=20) as made:
+        plane = made.connect().ready()
+        for bad in (-1, True, "2", 10**11):
+            refused = plane.reply(plane.ask("lease", seconds=600, deadline=bad))
+            assert "a deadline of" in refused["error"]["message"]
+        plane.call("lease", seconds=600, deadline=2)
+        loop = "import time\nturns = 0\nwhile True:\n    turns += 1\n    time.sleep(0.01)"
+        plane.call("run", run="long", code=loop)
+        plane.until(lambda e: e["kind"] == "run_started")
+        plane.cut()
+        assert made.process.wait(timeout=120) == 0
+        assert made.final()["reason"] == "lease" and made.final()["checkpoint"] is not None
+    assert Store(tmp_path / "store").read_manifest(None, KEY).body["run"]["run"] == "long"
 
 
 def test_beats_alone_keep_a_machine(tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ def options(**changes: Any) -> SimpleNamespace:
     plain = {
         "instance": None,
         "budget": None,
+        "run_budget": None,
         "push": None,
         "fetch": None,
         "detach": False,
