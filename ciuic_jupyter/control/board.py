@@ -29,6 +29,7 @@ _RUNNING_ON = (  # viewers reckon these themselves, from the rate and `as_of`
     "unbilled_seconds",
     "unspent_nano",
     "last_seq",
+    "budgets",
 )
 _STEADY_TOTAL = ("currency", "rate_nano_per_hour", "always_on_rate_nano_per_hour", "budget_nano")
 
