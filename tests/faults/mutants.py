@@ -108,8 +108,8 @@ MUTANTS = (
     Mutant(
         "a price that is not the row's",
         BOOKS,
-        'body["at_ms"], body["rate"], body',
-        'body["at_ms"], book.rate + 1, body',
+        '                body["rate"],',
+        "                book.rate + 1,",
         FAULTS,
     ),
     Mutant(
