@@ -55,7 +55,7 @@ def needs() -> str | None:
         return "network namespaces and sshd need root, and this is not"
     if not Path(SSHD).exists():
         return f"{SSHD} is not here: `scripts/setup test` installs Debian's openssh-server"
-    for tool in ("ip", "unshare", "nsenter", "ssh-keygen"):
+    for tool in ("ip", "setpriv", "unshare", "nsenter", "ssh-keygen"):
         if shutil.which(tool) is None:
             return f"{tool} is not here: install Debian's iproute2, util-linux and openssh-client"
     probe = subprocess.run(
@@ -116,7 +116,14 @@ class Box:
         flags = ("--net", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc")
         with (self.etc / "init.log").open("ab") as log:
             self._process = subprocess.Popen(
-                ["unshare", *flags, "sh", "-c", script],
+                [
+                    *("setpriv", "--pdeathsig", "KILL"),
+                    "unshare",
+                    *flags,
+                    "sh",
+                    "-c",
+                    script,
+                ],  # it dies with this process
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
