@@ -3,53 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 import logging
 import os
-import platform
-import shutil
-import stat
-import sys
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ciuic_jupyter.control import daemon, export, money
+from ciuic_jupyter.control import daemon, export, machines, money
+from ciuic_jupyter.control import doctor as examined
 from ciuic_jupyter.control import prices as price_tables
 from ciuic_jupyter.control.client import PlaneClient
+from ciuic_jupyter.control.say import plainly, table
 from ciuic_jupyter.control.simulating import simulate
 from ciuic_jupyter.core.choice import choice
 from ciuic_jupyter.core.money import format_money
 from ciuic_jupyter.core.offers import Table, merged
-from ciuic_jupyter.errors import CiuicError, ProviderError, UsageError
-from ciuic_jupyter.monitor.nvml import Nvml
+from ciuic_jupyter.errors import ProviderError, UsageError
 from ciuic_jupyter.monitor.proof import start_ticks
 from ciuic_jupyter.settings import Settings
 
 app = typer.Typer(
-    help="GPU notebooks that cost nothing while nothing runs.", no_args_is_help=True, add_completion=False
+    help="GPU notebooks that cost nothing while nothing runs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,  # a command of the user's may hold a secret
 )
+app.add_typer(machines.app, name="machines")
 
 app.command()(simulate)
 
 Name = Annotated[str, typer.Argument(help="the session's name", show_default=False)]
-_LEAST_DISK = 1 << 30  # bytes
-_PACKAGES = ("ipython", "ipykernel", "ipywidgets", "jupyterlab", "torch", "numpy", "websockets", "fastapi")
-
-
-@contextmanager
-def _plainly() -> Iterator[None]:
-    """Say an error in one line and leave with code 1."""
-    try:
-        yield
-    except CiuicError as error:
-        typer.echo(f"ciuic: {error}", err=True)
-        raise typer.Exit(1) from None
 
 
 def _client(*, start: bool = True) -> PlaneClient:
@@ -60,13 +46,6 @@ def _client(*, start: bool = True) -> PlaneClient:
         typer.echo("no control plane runs; nothing is watched. `ciuic serve` or any magic starts it")
         raise typer.Exit(3)
     return found
-
-
-def _table(rows: Iterable[Iterable[str]]) -> None:
-    lines = [list(row) for row in rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    for line in lines:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def _money(view: dict[str, Any], key: str) -> str:
@@ -91,7 +70,7 @@ _HEAD = ["SESSION", "STATE", "MACHINE", "NOW", "SPENT", "NOT SPENT", "NEWS"]
 @app.command()
 def serve() -> None:
     """Be the control plane here, in the foreground, until Ctrl-C; machines and runs outlive it."""
-    with _plainly():
+    with plainly():
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
         if not asyncio.run(daemon.serve(Settings())):
             typer.echo("a control plane runs already; `ciuic status` tells more")
@@ -100,7 +79,7 @@ def serve() -> None:
 @app.command()
 def status() -> None:
     """Say whether the control plane runs, and what costs money now."""
-    with _plainly():
+    with plainly():
         client = _client(start=False)
         health = client.health()
         typer.echo(f"control plane {health['version']}, pid {health['pid']}, {client.url}")
@@ -108,7 +87,7 @@ def status() -> None:
             typer.echo(f"this is {daemon.VERSION}: `ciuic stop`, then any command starts the new one; runs go on")
         views = client.sessions()
         if views:
-            _table([_HEAD, *(_line(view) for view in views)])
+            table([_HEAD, *(_line(view) for view in views)])
         live = [view for view in views if view["rate_nano_per_hour"]]
         typer.echo(f"{len(live)} machine(s) billed now" if live else "nothing is billed for compute now")
 
@@ -116,10 +95,10 @@ def status() -> None:
 @app.command()
 def sessions() -> None:
     """List the sessions."""
-    with _plainly():
+    with plainly():
         views = _client(start=False).sessions()
         if views:
-            _table([_HEAD, *(_line(view) for view in views)])
+            table([_HEAD, *(_line(view) for view in views)])
         else:
             typer.echo("no sessions yet: run a cell with %%ciuic_train")
 
@@ -127,7 +106,7 @@ def sessions() -> None:
 @app.command()
 def stop() -> None:
     """End the control plane; machines, runs and billing go on until it is started again or the lease ends."""
-    with _plainly():
+    with plainly():
         client = _client(start=False)
         pid = int(client.health()["pid"])
         client.shutdown()
@@ -155,7 +134,7 @@ def pause(
         way = f"`ciuic pause {name} --now` in another shell"
         typer.echo(f"ciuic: {choice(view['pause'], str(view['currency']), way)}", err=True)
 
-    with _plainly():
+    with plainly():
         _done(_client().pause(name, now=now, past_grace=say))
 
 
@@ -168,7 +147,7 @@ def resume(
     instance: Annotated[str | None, typer.Option("--instance", help="on another machine than it was on")] = None,
 ) -> None:
     """Start a machine for a paused session and restore it; a suspended cell goes on."""
-    with _plainly():
+    with plainly():
         _done(_client().resume(name, wait=True, drop_cell=drop_cell, instance=instance))
 
 
@@ -177,21 +156,21 @@ def release(
     name: Name, discard: Annotated[bool, typer.Option("--discard", help="don't save: its variables are lost")] = False
 ) -> None:
     """Interrupt what runs, save, and let the machine go now."""
-    with _plainly():
+    with plainly():
         _done(_client().release(name, discard=discard))
 
 
 @app.command()
 def close(name: Name) -> None:
     """Save, let the machine go, and end the session; its checkpoint is kept."""
-    with _plainly():
+    with plainly():
         _done(_client().close_session(name))
 
 
 @app.command()
 def keep(name: Name, minutes: Annotated[float, typer.Argument(help="for how long", min=0)]) -> None:
     """Let no idle rule release the session's machine for so many minutes."""
-    with _plainly():
+    with plainly():
         _client().keep(name, minutes * 60)
         typer.echo(f"{name}: kept for {minutes:g} minutes")
 
@@ -202,9 +181,9 @@ def cost(
     by: Annotated[str | None, typer.Option(help="day, session, run or machine (its type)")] = None,
 ) -> None:
     """Say what was spent, and what was not; by day, session, run or machine beside the same hours always on."""
-    with _plainly():
+    with plainly():
         if by is not None:
-            money.show_report(_client().report(by, name), _table)
+            money.show_report(_client().report(by, name), table)
             return
         total = _client().cost(name)
         rows = [["SESSION", "BILLED", "COMPUTE", "STORAGE", "NOT BILLED", "NOT SPENT"]]
@@ -214,7 +193,7 @@ def cost(
             times = f"{line['billed_seconds']:.0f} s", f"{line['unbilled_seconds']:.0f} s"
             compute, storage = _money(line, "compute_nano"), _money(line, "storage_nano")
             rows.append([str(line["name"]), times[0], compute, storage, times[1], _money(line, "unspent_nano")])
-        _table(rows)
+        table(rows)
 
 
 @app.command()
@@ -228,9 +207,9 @@ def history(
     epochs: Annotated[int | None, typer.Option(min=1, help="with --cell: so many epochs are in a run")] = None,
 ) -> None:
     """List runs and pauses, newest first; write them to a file; or compare the runs of one cell."""
-    with _plainly():
+    with plainly():
         if cell is not None:
-            money.show_same(_client().same_cell(cell), epochs, _table)
+            money.show_same(_client().same_cell(cell), epochs, table)
             return
         rows = _client().history(name)["rows"]
         for path, write in ((csv, export.to_csv), (parquet, export.to_parquet)):
@@ -238,7 +217,7 @@ def history(
                 write(rows, path)
                 typer.echo(f"{path}: {len(rows)} runs and pauses")
         if csv is None and parquet is None:
-            money.show_history(rows[:50], _table)
+            money.show_history(rows[:50], table)
 
 
 @app.command()
@@ -247,8 +226,8 @@ def prices(
     live: Annotated[bool, typer.Option("--live", help="ask gpuhunt's catalogue, too")] = False,
 ) -> None:
     """List prices an hour, each with its currency, age and source, and how their clouds bill."""
-    with _plainly():
-        money.show_prices(_price_table(live), gpu, _table)
+    with plainly():
+        money.show_prices(_price_table(live), gpu, table)
 
 
 @app.command()
@@ -260,13 +239,13 @@ def compare(
     live: Annotated[bool, typer.Option("--live", help="with the prices of gpuhunt's catalogue, too")] = False,
 ) -> None:
     """Say what a session or a run cost, what it would have cost elsewhere, and with the machine kept on in pauses."""
-    with _plainly():
+    with plainly():
         if article == (what is not None):
             raise UsageError("name a session or a run, or give --article")
         if what is None:
-            money.show_article(_table)
+            money.show_article(table)
         else:
-            money.show_compared(_client().usage(what), _price_table(live), _table)
+            money.show_compared(_client().usage(what), _price_table(live), table)
 
 
 def _price_table(live: bool) -> Table:
@@ -284,7 +263,7 @@ def _price_table(live: bool) -> Table:
 @app.command()
 def show(name: Name) -> None:
     """List what a session's newest checkpoint holds; no machine is started."""
-    with _plainly():
+    with plainly():
         saved = _client().checkpoint(name)
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(saved["at"]))
         held = f"; in the middle of a cell, {saved['run']['where'] or 'at a loop'}" if saved["run"] else ""
@@ -295,7 +274,7 @@ def show(name: Name) -> None:
             [v["name"], v["type"], "not saved" if v["name"] in lost else _bytes(v["bytes"])] for v in saved["variables"]
         ]
         if rows:
-            _table([["VARIABLE", "TYPE", "SIZE"], *rows])
+            table([["VARIABLE", "TYPE", "SIZE"], *rows])
         for line in saved["placeholders"]:
             typer.echo(f"not saved: {line['path']}: {line['reason']}")
 
@@ -309,7 +288,7 @@ def take_in(
     ] = False,
 ) -> None:
     """Make a paused session of the newest checkpoint in a folder, copied from another user or elsewhere."""
-    with _plainly():
+    with plainly():
         view = _client().take_in(name, os.path.abspath(folder), trust=trust)
         typer.echo(f"{name}: paused, {_bytes(view['checkpoint']['bytes'])}; `ciuic resume {name}` goes on with it")
 
@@ -322,41 +301,17 @@ def _bytes(count: int | None) -> str:
 
 
 @app.command()
-def doctor() -> None:
-    """Check this machine: versions, GPU, disk, modes of private folders, the control plane; say what to do."""
-    with _plainly():
-        settings = Settings()
-        good = True
-        for what, fine, says in _checks(settings):
-            good = good and fine
-            typer.echo(f"{'ok  ' if fine else 'BAD '} {what}: {says}")
-    if not good:
-        raise typer.Exit(1)
-
-
-def _checks(settings: Settings) -> Iterator[tuple[str, bool, str]]:
-    yield "python", sys.version_info >= (3, 11), f"{platform.python_version()} (3.11 or newer is needed)"
-    for name in _PACKAGES:
-        try:
-            yield name, True, importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            yield name, False, f"missing; `pip install {name}`"
-    gpus = Nvml().read()
-    if isinstance(gpus, str):
-        yield "gpu", False, f"{gpus}; idle release treats it as busy until it answers"
-    else:
-        yield "gpu", True, ", ".join(gpu.name for gpu in gpus) or "none (cells run on the CPU)"
-    place = settings.state_dir
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    yield "disk", free > _LEAST_DISK, f"{free / 2**30:.1f} GiB free at {place}"
-    for folder in (settings.state_dir, settings.runtime_dir):
-        if folder.exists():
-            private = stat.S_IMODE(folder.lstat().st_mode) == 0o700 and folder.lstat().st_uid == os.getuid()
-            yield str(folder), private, "private" if private else "others can look inside; `chmod 700` it"
-    found = PlaneClient.find(settings)
-    yield "control plane", True, f"runs at {found.url}" if found is not None else "not running; it starts when needed"
+def doctor(
+    name: Annotated[str | None, typer.Argument(help="a machine; this computer if left out", show_default=False)] = None,
+    install: Annotated[
+        bool, typer.Option("--bootstrap", help="first install this very version there, without internet if need be")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+) -> None:
+    """Check a machine: reached, versions, GPU, disk, clock, limits; say what to do. Exit code 1 if something is bad."""
+    with plainly():
+        if not examined.run(name, install=install, as_json=as_json):
+            raise typer.Exit(1)
 
 
 if __name__ == "__main__":

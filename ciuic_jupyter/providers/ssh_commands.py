@@ -16,11 +16,13 @@ _STATUS_SECONDS, _ACT_SECONDS = 60.0, 600.0
 _MOST = 1 << 16  # bytes of its words that are kept
 
 
-async def _shell(command: str, seconds: float) -> Done:
+async def _shell(machine: SshMachine, what: str, command: str, seconds: float) -> Done:
+    """Run a command, given to the shell by its input: what it sets as `KEY=...` is in no process's arguments."""
     environment = {name: value for name, value in os.environ.items() if name not in _HIDDEN}
-    process = await asyncio.create_subprocess_shell(
-        command,
-        stdin=asyncio.subprocess.DEVNULL,
+    process = await asyncio.create_subprocess_exec(
+        "/bin/sh",
+        "-s",
+        stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env=environment,
@@ -28,17 +30,36 @@ async def _shell(command: str, seconds: float) -> Done:
     )
     try:
         async with asyncio.timeout(seconds):
-            out, err = await process.communicate()
+            out, err, _ = await asyncio.gather(
+                _end_of(process.stdout), _end_of(process.stderr), _give(process.stdin, command)
+            )
+            await process.wait()
     except TimeoutError as error:
-        raise ProviderError(
-            f"`{command[:80]}` did not end in {seconds:.0f} s; what it was to do is not known"
-        ) from error
+        text = f"the {what} command of {machine.name} did not end in {seconds:.0f} s"
+        raise ProviderError(f"{text}; what it was to do is not known") from error
     finally:
         if process.returncode is None:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
-    return Done(process.returncode, out[-_MOST:], err[-_MOST:])
+    return Done(process.returncode, out, err)
+
+
+async def _give(stdin: asyncio.StreamWriter | None, command: str) -> None:
+    assert stdin is not None
+    with suppress(ConnectionError):  # a shell that ended has what it wanted
+        stdin.write(f"{command}\n".encode())
+        await stdin.drain()
+    stdin.close()
+
+
+async def _end_of(stream: asyncio.StreamReader | None) -> bytes:
+    """Return the last bytes of a stream, however much it says."""
+    assert stream is not None
+    kept = b""
+    while read := await stream.read(_MOST):
+        kept = (kept + read)[-_MOST:]
+    return kept
 
 
 async def exists(machine: SshMachine) -> bool:
@@ -48,7 +69,7 @@ async def exists(machine: SshMachine) -> bool:
     """
     if machine.status is None:
         return True
-    done = await _shell(machine.status, _STATUS_SECONDS)
+    done = await _shell(machine, "status", machine.status, _STATUS_SECONDS)
     words = done.out.decode(errors="replace").split()
     if done.code != 0 or not words:
         raise ProviderError(f"the status command of {machine.name} told nothing (exit code {done.code}): {done.said}")
@@ -60,6 +81,6 @@ async def act(machine: SshMachine, what: str) -> None:
     command = machine.start if what == "start" else machine.stop
     if command is None:
         return
-    done = await _shell(command, _ACT_SECONDS)
+    done = await _shell(machine, what, command, _ACT_SECONDS)
     if done.code != 0:
         raise ProviderError(f"the {what} command of {machine.name} failed (exit code {done.code}): {done.said}")

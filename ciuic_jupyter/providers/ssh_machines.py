@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +157,15 @@ def add(path: Path, machine: SshMachine) -> None:
         if any(machine.name == other.name for other in machines):
             raise UsageError(f"there is a machine {machine.name} already; remove it first, or choose another name")
         _store(path, [*machines, machine])
+
+
+def change(path: Path, name: str, **fields: Any) -> None:
+    """Change fields of a machine in the list; UsageError if it is not there, or a value is wrong."""
+    with _locked(path):
+        machines = load(path)
+        if not any(machine.name == name for machine in machines):
+            raise UsageError(f"machine {name[:80]!r} was removed meanwhile; add it again")
+        _store(path, [replace(machine, **fields) if machine.name == name else machine for machine in machines])
 
 
 def remove(path: Path, name: str) -> None:

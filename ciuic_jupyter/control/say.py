@@ -1,0 +1,28 @@
+"""How the shell's commands speak: a table, an error in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import typer
+
+from ciuic_jupyter.errors import CiuicError
+
+
+@contextmanager
+def plainly() -> Iterator[None]:
+    """Say an error in one line and leave with code 1."""
+    try:
+        yield
+    except CiuicError as error:
+        typer.echo(f"ciuic: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+def table(rows: Iterable[Iterable[str]]) -> None:
+    """Print rows of cells in columns; the first row is the head."""
+    lines = [list(row) for row in rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    for line in lines:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
