@@ -44,6 +44,9 @@ class Settings(BaseSettings):
     earlier_checkpoints: int = Field(
         2, ge=1, le=10000, description="checkpoints of a session kept beside its newest; older ones go behind a save"
     )
+    grid_region: str | None = Field(
+        None, description="country whose grid feeds the machines, like `DEU`, for grams of CO2e; none: unknown"
+    )
     currency: str = Field("USD", pattern=r"^[A-Z]{3}$", description="currency of prices and budgets")
     budget_per_run: Decimal | None = Field(
         None, gt=0, le=10**8, description="most a cell may cost, if it names nothing"

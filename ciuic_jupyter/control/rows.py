@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.resources
 import uuid
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ciuic_jupyter.control.ledger import Row
+from ciuic_jupyter.core.carbon import Region, emitted, grid
 from ciuic_jupyter.core.session import Command, Event, State, Step
 
 if TYPE_CHECKING:
@@ -118,7 +121,10 @@ def _receipt(runner: Runner, step: Step, facts: Facts, at_ms: int) -> Row:
     book, end = runner.book, int(facts["stopped_ms"])
     checkpoint = facts.get("checkpoint") or book.checkpoint
     segment = book.open_segment
+    energy = runner.energy.view()
     body = {
+        "energy": energy,
+        "carbon": emitted(energy, runner.context.settings.grid_region, regions()),
         "at": end / 1000,
         "reason": facts["reason"],
         "state": step.state.value,
@@ -153,3 +159,10 @@ def checkpoint_view(checkpoint: Facts | None) -> dict[str, Any] | None:
         "placeholders": report.get("placeholders", []),
         "run": report["run"]["run"] if report.get("run") else None,
     }
+
+
+@lru_cache
+def regions() -> dict[str, Region]:
+    """Return the grids whose intensity the package knows."""
+    path = importlib.resources.files("ciuic_jupyter") / "data" / "grid.csv"
+    return grid(path.read_text(encoding="utf-8"))

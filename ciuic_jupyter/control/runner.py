@@ -24,6 +24,7 @@ from ciuic_jupyter.control.runs import Runs
 from ciuic_jupyter.control.teller import Teller
 from ciuic_jupyter.control.views import session_view
 from ciuic_jupyter.control.watch import IdleWatch
+from ciuic_jupyter.core.carbon import EnergyMeter
 from ciuic_jupyter.core.session import Command, Event, State, is_live, step
 from ciuic_jupyter.errors import AgentUnavailable, CiuicError, IllegalTransition, SaveFailed, UsageError
 from ciuic_jupyter.kernels.eventlog import EventLog
@@ -56,6 +57,7 @@ class Runner:
         self.step_text = ""
         self.message = ""
         self.usage: Header | None = None
+        self.energy = EnergyMeter()  # of the machine there is
         self.trace = UsageTrace()
         self.saved_share: float | None = None  # of a save under way, where the kernel tells
         self.cap = Cap(self)
@@ -116,6 +118,7 @@ class Runner:
         self.step_text = ""
         self.pause_pending = False
         self.usage = None
+        self.energy = EnergyMeter()
         self.trace.clear()
         self.cap.reset()
         self.hold.reset()
@@ -506,6 +509,7 @@ class Runner:
         self.usage = {key: value for key, value in header.items() if key not in ("type", "buffers")}
         self.watch.take(header, self.context.clock.boot())
         self.trace.take(header, self.context.clock.boot())
+        self.energy.take(header, self.context.clock.boot())
         if self.context.watched is not None:
             self.context.watched.sampled(self.book.name, self.current is not None)
         if self.current is not None:

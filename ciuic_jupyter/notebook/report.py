@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
+from ciuic_jupyter.core import carbon
 from ciuic_jupyter.core.money import format_money
 from ciuic_jupyter.notebook import card, style
 from ciuic_jupyter.notebook.tick import spoken
@@ -115,6 +116,8 @@ def receipt(session: str, body: Mapping[str, Any]) -> Report:
         del money[0]
     now = f"compute {card.rate_text(0, currency)}/h; storage {storage}/h"
     tables = [Table("", [*money, ("from now on", "", now)], right=1), *_saved(body)]
+    rows = carbon.lines(body.get("energy"), body.get("carbon"))
+    tables += [Table("", rows)] if rows else []
     notes = []
     if body.get("at"):
         notes.append(time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(body["at"]))) + _because(body))

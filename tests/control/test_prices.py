@@ -145,6 +145,23 @@ async def test_a_paused_session_is_compared_with_what_it_would_have_been(cloud: 
     assert rows[0].stopping == 450_000_000
 
 
+async def test_a_receipt_has_energy_and_grams_or_says_why_not(cloud: Cloud) -> None:
+    runner = await cloud.session()
+    quiet = {
+        "gpus": [],
+        "gpu_why": "no NVIDIA driver",
+        "gpu_witness": {"quiet": True, "since": 0.0, "detail": "no GPU"},
+    }
+    for seconds in (0.0, 5.0, 10.0):
+        runner.energy.take({**quiet, "cpu_percent": 100.0}, 1000 + seconds)
+    await runner.pause()
+    await reach(runner, State.PAUSED)
+    receipt = runner.book.receipts[-1]
+    assert receipt["energy"]["joules"] >= 40
+    assert "no grid region is set" in receipt["carbon"]["why"]
+    assert runner.energy.view()["joules"] is None, "the next machine begins with nothing"
+
+
 async def test_auto_picks_over_all_providers_and_an_existing_session_that_fits_is_kept(cloud: Cloud) -> None:
     class Dear:
         name = "dear"
