@@ -59,7 +59,7 @@ class Watch:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._over.wait(0.05):
+        while not self._over.wait(0.25):
             self.looks += 1
             for path in Path("/proc").glob("[0-9]*/cmdline"):
                 with suppress(OSError):
