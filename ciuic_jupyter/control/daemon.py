@@ -183,6 +183,7 @@ async def serve(settings: Settings) -> bool:
     import uvicorn  # noqa: PLC0415 - who only looks for a plane needs no server
 
     from ciuic_jupyter.control.app import make_app  # noqa: PLC0415 - as above
+    from ciuic_jupyter.control.door import Door  # noqa: PLC0415 - as above
     from ciuic_jupyter.control.plane import Plane  # noqa: PLC0415 - as above
 
     token = secrets.token_hex(24)
@@ -197,6 +198,7 @@ async def serve(settings: Settings) -> bool:
             make_app(plane, token, listener.getsockname()[1]),
             log_level="warning",
             access_log=False,
+            http=Door,
             ws="websockets-sansio",
             ws_max_size=256 << 20,
             ws_per_message_deflate=False,
