@@ -106,6 +106,40 @@ def private_directory(path: Path) -> Path:
             f"{path} is not a directory of yours (a link, or another user's); "
             "remove it, or set CIUIC_STATE_DIR or CIUIC_RUNTIME_DIR to another place"
         )
-    if stat.S_IMODE(found.st_mode) != 0o700:
+    mode = stat.S_IMODE(found.st_mode)
+    if mode != 0o700:
         path.chmod(0o700)
+        if mode & 0o022 and (theirs := _of_others(path)):
+            path.chmod(mode)  # so that the next call looks again
+            raise UsageError(
+                f"others could write in {path}, and {', '.join(theirs)} there belongs to another user; remove it"
+            )
     return path
+
+
+def _of_others(path: Path) -> list[str]:
+    with os.scandir(path) as entries:
+        return sorted(each.name for each in entries if each.stat(follow_symlinks=False).st_uid != os.getuid())
+
+
+def read_private(path: Path) -> str:
+    """Return the text of a file that only its user can read and write; UsageError if it is not such a file.
+
+    FileNotFoundError if there is none. A link, a pipe, another user's file: all could say what somebody else wants.
+    """
+    try:
+        number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise UsageError(f"{path} can't be read: {error.strerror}; a link there is not followed, remove it") from error
+    try:
+        found = os.fstat(number)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+            raise UsageError(
+                f"{path} is not a file that is yours alone (another user's, or open to others); "
+                "remove it, or `chmod 600` it if you know what it says"
+            )
+        return b"".join(iter(lambda: os.read(number, 1 << 16), b"")).decode()
+    finally:
+        os.close(number)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import mmap
 import os
 import queue
 import secrets
+import stat
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -44,10 +46,19 @@ def sync_folder(folder: Path) -> None:
         os.close(number)
 
 
+def open_plain(path: Path) -> int:
+    """Open a file to read; OSError for a link, and for what is no plain file: a pipe would hold up who reads it."""
+    number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise OSError(errno.EINVAL, "it is no plain file")
+    return number
+
+
 def read_index(path: Path) -> dict[bytes, tuple[int, int]]:
     """Return {hash: (offset, length)} of the pack `path`; CheckpointDamaged if its index is not whole."""
     try:
-        number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        number = open_plain(path)
     except OSError as error:
         raise CheckpointDamaged(
             f"the pack {path} can't be opened: {error.strerror}; use an older checkpoint"

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import blake3
 
 from ciuic_jupyter.checkpoint.collect import chunks_of
-from ciuic_jupyter.checkpoint.pack import digest, index_of, read_index, sync_folder
+from ciuic_jupyter.checkpoint.pack import CHUNK, digest, index_of, read_index, sync_folder
 from ciuic_jupyter.checkpoint.store import Store, checked_manifest
 from ciuic_jupyter.errors import CheckpointDamaged, CheckpointError, CiuicError, SaveFailed, UsageError
 
@@ -278,6 +278,6 @@ def _check_pack(path: Path, where: str) -> None:
     with path.open("rb") as file:
         for name, (offset, length) in index.items():
             file.seek(offset)
-            if digest(file.read(length)) != name:
+            if length > CHUNK or digest(file.read(length)) != name:
                 text = f"chunk {name.hex()[:16]} in {where} is not what was saved"
                 raise CheckpointDamaged(f"{text}; use an older checkpoint")

@@ -17,7 +17,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ciuic_jupyter.checkpoint.pack import CHUNK, PackWriter, clear_partial, digest, pieces, read_index, sync_folder
+from ciuic_jupyter.checkpoint.pack import (
+    CHUNK,
+    PackWriter,
+    clear_partial,
+    digest,
+    open_plain,
+    pieces,
+    read_index,
+    sync_folder,
+)
 from ciuic_jupyter.errors import CheckpointDamaged, CheckpointError, CheckpointUntrusted, SaveFailed
 
 _MAGIC = b"ciuic-manifest-1"
@@ -193,7 +202,7 @@ class Store:
             seq = (self.manifests() or [0])[-1]
         path = self.manifest_path(seq)
         try:
-            number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            number = open_plain(path)
         except OSError as error:
             raise CheckpointError(f"there is no checkpoint {seq} in {self.root}: {error.strerror}") from error
         with os.fdopen(number, "rb") as file:
@@ -283,7 +292,7 @@ class Reader:
         if pack not in self._files:
             path = self._folder / pack
             try:
-                self._files[pack] = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                self._files[pack] = open_plain(path)
             except OSError as error:
                 raise CheckpointDamaged(f"the pack {path} of {what} can't be opened: {error.strerror}") from error
         return name, place

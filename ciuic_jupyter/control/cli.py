@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import time
 from datetime import date
@@ -22,6 +21,8 @@ from ciuic_jupyter.core.choice import choice
 from ciuic_jupyter.core.money import format_money
 from ciuic_jupyter.core.offers import Table, merged
 from ciuic_jupyter.errors import ProviderError, UsageError
+from ciuic_jupyter.kernels import logs
+from ciuic_jupyter.kernels.logs import plain
 from ciuic_jupyter.monitor.proof import start_ticks
 from ciuic_jupyter.settings import Settings
 
@@ -71,7 +72,7 @@ _HEAD = ["SESSION", "STATE", "MACHINE", "NOW", "SPENT", "NOT SPENT", "NEWS"]
 def serve() -> None:
     """Be the control plane here, in the foreground, until Ctrl-C; machines and runs outlive it."""
     with plainly():
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+        logs.configure()
         if not asyncio.run(daemon.serve(Settings())):
             typer.echo("a control plane runs already; `ciuic status` tells more")
 
@@ -276,7 +277,7 @@ def show(name: Name) -> None:
         if rows:
             table([["VARIABLE", "TYPE", "SIZE"], *rows])
         for line in saved["placeholders"]:
-            typer.echo(f"not saved: {line['path']}: {line['reason']}")
+            typer.echo(plain(f"not saved: {line['path']}: {line['reason']}"))
 
 
 @app.command("import")

@@ -7,7 +7,6 @@ import fcntl
 import hmac
 import importlib.metadata
 import json
-import logging
 import os
 import secrets
 import signal
@@ -22,7 +21,8 @@ import requests
 
 from ciuic_jupyter.control.clock import Clock
 from ciuic_jupyter.errors import PlaneUnavailable, UsageError
-from ciuic_jupyter.settings import Settings, private_directory
+from ciuic_jupyter.kernels import logs
+from ciuic_jupyter.settings import Settings, private_directory, read_private
 
 if TYPE_CHECKING:
     from ciuic_jupyter.control.plane import Plane
@@ -65,7 +65,7 @@ def ensure(settings: Settings) -> tuple[str, str]:
 
 
 def _spawn(settings: Settings) -> int:
-    log = os.open(settings.state_dir / "plane.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    log = os.open(settings.state_dir / "plane.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
     environment = {
         **os.environ,
         "CIUIC_STATE_DIR": str(settings.state_dir),
@@ -100,7 +100,7 @@ def _failed(child: int) -> bool:
 
 def _known(settings: Settings) -> dict[str, Any] | None:
     try:
-        known = json.loads((settings.state_dir / "plane.json").read_text())
+        known = json.loads(read_private(settings.state_dir / "plane.json"))
         return known if isinstance(known["url"], str) and isinstance(known["token"], str) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -163,7 +163,7 @@ def announce(settings: Settings, url: str, token: str) -> None:
 def secret(path: Path) -> str:
     """Return the hex secret kept in `path`, made at the first call; 32 random bytes, mode 0600."""
     with suppress(FileNotFoundError):
-        kept = path.read_text().strip()
+        kept = read_private(path).strip()
         if len(bytes.fromhex(kept)) == 32:
             return kept
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -172,7 +172,7 @@ def secret(path: Path) -> str:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-    return path.read_text().strip()
+    return read_private(path).strip()
 
 
 async def serve(settings: Settings) -> bool:
@@ -197,6 +197,7 @@ async def serve(settings: Settings) -> bool:
         config = uvicorn.Config(
             make_app(plane, token, listener.getsockname()[1]),
             log_level="warning",
+            log_config=None,  # as everything here
             access_log=False,
             http=Door,
             ws="websockets-sansio",
@@ -213,7 +214,7 @@ async def serve(settings: Settings) -> bool:
         announce(settings, url, token)  # who comes before the server is up waits in the listener's queue
         await server.serve(sockets=[listener])
     finally:
-        with suppress(OSError):
+        with suppress(OSError, UsageError):
             if (_known(settings) or {}).get("token") == token:
                 (settings.state_dir / "plane.json").unlink()
         await plane.close()
@@ -233,8 +234,7 @@ def main() -> int:
     os.umask(0o077)
     os.chdir("/")  # no folder of the user's is held
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("websockets").setLevel(logging.WARNING)
+    logs.configure()
     asyncio.run(serve(Settings()))
     return 0
 

@@ -12,9 +12,11 @@ import hashlib
 import json
 import os
 import queue
+import stat
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -258,8 +260,11 @@ class Ledger:
 
 
 def _engine(path: Path) -> Engine:
-    if not path.exists():
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600))
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    found = path.lstat()  # not opened: to close it again would end SQLite's own locks on it
+    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid():
+        raise LedgerError(f"the ledger {path} is a link, no file, or another user's; remove it, or bring back a backup")
     engine = create_engine(f"sqlite:///{path}", poolclass=StaticPool)
     wanted = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "trusted_schema": 0}
 

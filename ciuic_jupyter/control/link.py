@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
+import socket as sockets
+import struct
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
 from typing import Any, Protocol
 
 from websockets.asyncio.client import ClientConnection, unix_connect
@@ -23,6 +27,7 @@ _log = logging.getLogger(__name__)
 _FIRST_RETRY, _LAST_RETRY = 0.02, 1.0  # seconds; doubles
 _ACK_EVERY = 256  # events
 _BLOB_PIECE = 1 << 20
+_CREDENTIALS = struct.Struct("3i")  # of the other end: pid, user, group
 
 Header = dict[str, Any]
 
@@ -123,7 +128,7 @@ class AgentLink:
     async def _open(self, path: str) -> AsyncIterator[ClientConnection]:
         endpoint = await self._connect()
         async with unix_connect(
-            str(endpoint.path),
+            sock=await _line_to(endpoint.path),
             uri=f"ws://agent{path}",
             additional_headers={"Authorization": f"Bearer {self._token}"},
             compression=None,
@@ -144,7 +149,8 @@ class AgentLink:
         for frame, _ in list(self._waiting.values()):
             await socket.send(frame)
         self._listener.line_changed(True)
-        self._listener.hello(first.header)
+        with _understood(first):
+            self._listener.hello(first.header)
         beat = asyncio.create_task(self._beat(socket))
         try:
             await self._read(socket)
@@ -166,14 +172,18 @@ class AgentLink:
             data = await _message(socket)
             frame = decode(data)
             if frame.type == "event":
-                seq = int(frame.header["seq"])
+                seq = frame.header.get("seq")
+                if type(seq) is not int:
+                    raise ProtocolError(f"an event with the number {str(seq)[:40]!r} from the agent")
                 if self._mirror.append_frame(seq, data):
-                    self._listener.event(frame.header, seq, data)
+                    with _understood(frame):
+                        self._listener.event(frame.header, seq, data)
                 if seq - acked >= _ACK_EVERY:
                     acked = seq
                     await socket.send(encode({"type": "ack", "seq": seq}))
             else:
-                self._other(frame)
+                with _understood(frame):
+                    self._other(frame)
 
     def _other(self, frame: Frame) -> None:
         if frame.type == "reply":
@@ -207,6 +217,32 @@ class AgentLink:
                 if isinstance(data, str):
                     return
                 yield data
+
+
+async def _line_to(path: Path) -> sockets.socket:
+    """Connect to the agent's socket; ProtocolError, and no token said, if another user's process listens there."""
+    line = sockets.socket(sockets.AF_UNIX)
+    try:
+        line.setblocking(False)
+        async with asyncio.timeout(DEAD_AFTER):
+            await asyncio.get_running_loop().sock_connect(line, str(path))
+        _, user, _ = _CREDENTIALS.unpack(line.getsockopt(sockets.SOL_SOCKET, sockets.SO_PEERCRED, _CREDENTIALS.size))
+        if user != os.getuid():
+            raise ProtocolError(f"user {user}, not you, listens at {path}; remove what is there")
+    except BaseException:
+        line.close()
+        raise
+    return line
+
+
+@contextmanager
+def _understood(frame: Frame) -> Iterator[None]:
+    """Break the line over a frame that lacks what it must say; a new line begins with a hello."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        _log.warning("a frame of type %r from the agent is not understood", frame.type, exc_info=True)
+        raise ProtocolError(f"a frame of type {frame.type!r} from the agent is not understood: {error!r}") from error
 
 
 async def _message(socket: ClientConnection) -> bytes:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import typer
 
 from ciuic_jupyter.errors import CiuicError
+from ciuic_jupyter.kernels.logs import plain
 
 
 @contextmanager
@@ -16,7 +17,7 @@ def plainly() -> Iterator[None]:
     try:
         yield
     except CiuicError as error:
-        typer.echo(f"ciuic: {error}", err=True)
+        typer.echo(f"ciuic: {plain(str(error))}", err=True)
         raise typer.Exit(1) from None
 
 
@@ -25,4 +26,4 @@ def table(rows: Iterable[Iterable[str]]) -> None:
     lines = [list(row) for row in rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     for line in lines:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        typer.echo(plain("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()))

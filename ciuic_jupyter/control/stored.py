@@ -22,6 +22,7 @@ from typing import IO, TYPE_CHECKING, Any
 from ciuic_jupyter.checkpoint.remote import Remote
 from ciuic_jupyter.checkpoint.store import Manifest, Store
 from ciuic_jupyter.errors import CheckpointError, CiuicError, UnknownName, UsageError, by_name
+from ciuic_jupyter.providers.local import HIDDEN
 
 if TYPE_CHECKING:
     from ciuic_jupyter.control.runner import Runner
@@ -113,6 +114,11 @@ def _pieces(file: IO[bytes]) -> Iterator[bytes]:
             yield piece
 
 
+def _environment() -> dict[str, str]:
+    """What the user's code may see of ours."""
+    return {name: value for name, value in os.environ.items() if name not in HIDDEN}
+
+
 async def _asked(order: View) -> View:
     """Have a process of its own do `order`; its error is raised here."""
     with tempfile.TemporaryFile() as log:
@@ -121,7 +127,7 @@ async def _asked(order: View) -> View:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=log,
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},  # tensors come to the CPU: the GPUs here are not asked for
+            env={**_environment(), "CUDA_VISIBLE_DEVICES": ""},  # tensors come to the CPU: no GPU here is asked for
         )
         try:
             async with asyncio.timeout(_SECONDS):

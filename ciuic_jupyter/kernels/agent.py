@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import secrets
 import signal
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ciuic_jupyter.errors import UsageError
+from ciuic_jupyter.kernels import logs
 from ciuic_jupyter.kernels.agent_config import AgentConfig
 from ciuic_jupyter.kernels.nursery import Nursery
 from ciuic_jupyter.kernels.processes import become_subreaper, fork_child
@@ -51,13 +51,7 @@ def main(config: dict[str, Any]) -> int:
     kernel = _fork_kernel(settings, connection)
     marker = f"{MARKER}={settings.machine}"
     nursery = Nursery(settings.directory / "nursery.log", kernel, marker, settings.secrets.forget)
-    logging.basicConfig(
-        filename=settings.directory / "agent.log",
-        level=logging.INFO,
-        format="%(asctime)s %(levelname)s %(message)s",
-        force=True,  # a warm parent has set up its own
-    )
-    logging.getLogger("websockets").setLevel(logging.WARNING)
+    logs.configure(str(settings.directory / "agent.log"))
 
     # the heavy half is loaded while the kernel starts on the other core
     from ciuic_jupyter.kernels.agent_core import serve  # noqa: PLC0415
@@ -69,7 +63,7 @@ def main(config: dict[str, Any]) -> int:
 
 
 def _clear_sockets(settings: AgentConfig) -> None:
-    for number in range(1, 6):
+    for number in range(1, 7):  # the kernel's five, and the one for its children's output
         Path(f"{settings.ipc_stem}-{number}").unlink(missing_ok=True)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
+from ipykernel import kernelapp
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
 from IPython.core.error import InputRejected
@@ -21,7 +22,7 @@ from ciuic_jupyter.checkpoint import process, survey
 from ciuic_jupyter.errors import CheckpointError, CiuicError, UsageError
 from ciuic_jupyter.kernels.hold import Cell, Holder
 from ciuic_jupyter.kernels.kernel_requests import Requests
-from ciuic_jupyter.kernels.kernel_streams import SoftStream, order_iopub
+from ciuic_jupyter.kernels.kernel_streams import PrivateIOPub, SoftStream, order_iopub
 from ciuic_jupyter.kernels.pause import HOLD, RESUME, TRACE
 from ciuic_jupyter.resume.engine import Engine
 
@@ -254,5 +255,9 @@ class KernelApp(IPKernelApp):  # type: ignore[misc]  # ipykernel has no types
         # at zmq's default of 1000 messages a burst of output is dropped silently, and a thread that wakes the IOPub
         # thread waits for it, which must not happen under the lock of kernel_streams
         context.sndhwm = 0
-        super().init_iopub(context)
+        usual, kernelapp.IOPubThread = kernelapp.IOPubThread, PrivateIOPub
+        try:
+            super().init_iopub(context)
+        finally:
+            kernelapp.IOPubThread = usual
         order_iopub(self.iopub_thread)

@@ -8,9 +8,41 @@ import time
 import weakref
 from typing import Any
 
-from ipykernel.iostream import OutStream
+import zmq
+from ipykernel.iostream import IOPubThread, OutStream
+from zmq.eventloop.zmqstream import ZMQStream
 
+CHILDREN = 6  # number of the socket behind the kernel's own five
 EVERY = 0.05  # seconds between two messages of one stream, as long as only flushes ask for them
+
+
+class PrivateIOPub(IOPubThread):  # type: ignore[misc]  # ipykernel has no types
+    """An IOPubThread that hears what forked children print through a unix socket beside its own.
+
+    ipykernel's listens on a TCP port of loopback, where every user of the machine can connect.
+    """
+
+    def _setup_pipe_in(self) -> None:
+        own = self.socket.last_endpoint.decode()
+        if not own.startswith("ipc://"):
+            super()._setup_pipe_in()
+            return
+        self._endpoint = f"{own.rpartition('-')[0]}-{CHILDREN}"
+        self._pipe_uuid = os.urandom(16)
+        pipe_in = self.socket.context.socket(zmq.PULL)  # type: ignore[attr-defined]
+        pipe_in.linger = 0
+        pipe_in.bind(self._endpoint)
+        self._pipe_in = ZMQStream(pipe_in, self.io_loop)
+        self._pipe_in.on_recv(self._handle_pipe_msg)
+
+    def _setup_pipe_out(self) -> tuple[Any, Any]:
+        if not hasattr(self, "_endpoint"):
+            return tuple(super()._setup_pipe_out())
+        context = zmq.Context()  # type: ignore[attr-defined]  # its stub leaves the name out; a child needs its own
+        pipe_out = context.socket(zmq.PUSH)  # type: ignore[attr-defined]
+        pipe_out.linger = 3000  # as ipykernel's
+        pipe_out.connect(self._endpoint)
+        return context, pipe_out
 
 
 class SoftStream(OutStream):  # type: ignore[misc]  # ipykernel has no types

@@ -31,7 +31,7 @@ _START_SECONDS = 20.0  # until the agent holds its lock
 _GRACE_SECONDS = 6.0  # between SIGTERM and SIGKILL: the agent gives its kernel 2 s
 _POLL = 0.02
 _STOPPED = "stopped"  # the file that says a stop was asked for
-_HIDDEN = ("CIUIC_TOKEN", "CIUIC_URL")
+HIDDEN = ("CIUIC_TOKEN", "CIUIC_URL")  # variables that are not for the user's code
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 
 def _spawn(folder: Path) -> subprocess.Popen[bytes]:
-    environment = {name: value for name, value in os.environ.items() if name not in _HIDDEN}
+    environment = {name: value for name, value in os.environ.items() if name not in HIDDEN}
     environment[_MARK] = folder.name
     log = os.open(folder / "agent.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:

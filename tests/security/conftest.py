@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ import pytest
 
 from ciuic_jupyter.control import daemon
 from ciuic_jupyter.control.client import PlaneClient
+from ciuic_jupyter.monitor.proof import holder
 from ciuic_jupyter.settings import Settings
 from tests.security.raw import Address
 from tests.server.conftest import Jupyter, start, stop
@@ -57,13 +58,19 @@ class Site:
 
     def processes(self) -> list[psutil.Process]:
         """Return the server, the plane, the agent, and all that descends from them."""
-        agent = next(
-            process
-            for process in psutil.process_iter()
-            if process.uids().real == os.getuid() and str(self.machine / "agent.json") in process.cmdline()
-        )
-        roots = [psutil.Process(self.jupyter.process.pid), psutil.Process(self.plane_pid), agent]
+        agent = holder(self.machine / "lock")
+        assert agent is not None
+        roots = [psutil.Process(pid) for pid in (self.jupyter.process.pid, self.plane_pid, agent.pid)]
         return list({each.pid: each for root in roots for each in [root, *root.children(recursive=True)]}.values())
+
+    def read(self, name: str) -> dict[int, bytes]:
+        """Return `/proc/PID/name` of each of them, but of one that has ended meanwhile."""
+        found = {}
+        for process in self.processes():
+            with suppress(OSError):
+                found[process.pid] = Path(f"/proc/{process.pid}/{name}").read_bytes()
+        assert len(found) >= 4
+        return found
 
     def run(self, name: str, code: str) -> None:
         """Run a cell to its end."""

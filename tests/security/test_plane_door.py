@@ -64,7 +64,7 @@ def slow_line(site: Site) -> Iterator[socket.socket]:
             "every route with the token cut by a character": ("401", {BEARER: "cut"}, "", 401),
             "every route with the token as Basic": ("401", {BEARER: "basic"}, "", 401),
             "every route with the token in the query only": (
-                "401: an address ends up in logs",
+                "401",
                 {BEARER: None},
                 "?",
                 401,
