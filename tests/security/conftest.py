@@ -72,6 +72,10 @@ class Site:
         assert len(found) >= 4
         return found
 
+    def sessions(self) -> set[str]:
+        """Return the names of those that are not closed."""
+        return {view["name"] for view in self.client.sessions() if view["state"] != "closed"}
+
     def run(self, name: str, code: str) -> None:
         """Run a cell to its end."""
         self.client.run("s", name, code)
