@@ -47,7 +47,7 @@ class Runs:
         if known.status == "queued":
             known.status, runner.current = "running", run
         body = {"run": run, "first_seq": seq, "at_ms": at_ms}
-        written.append(Row("run_start", body, session=book.name, idem=f"run_start:{seq}:{run}"))
+        written.append(Row("run_start", body, session=book.name, idem=f"run_start:{book.life}:{seq}:{run}"))
         runner.write_soon(*written)
 
     def _resumed(self, run: str, seq: int) -> None:

@@ -92,7 +92,7 @@ def test_a_plane_that_is_away_when_the_budget_ends_is_not_waited_for(tmp_path: P
 
 
 def test_beats_alone_keep_a_machine(tmp_path: Path) -> None:
-    with machine(tmp_path, lease_seconds=1.5) as made:
+    with machine(tmp_path, lease_seconds=5) as made:
         plane = made.connect().ready()
         beats = 0
         while beats < 3:
@@ -111,10 +111,11 @@ def test_the_plane_can_change_the_lease(tmp_path: Path) -> None:
 
 
 def test_a_dead_kernel_is_left_without_a_save(tmp_path: Path) -> None:
-    with machine(tmp_path, lease_seconds=1) as made:
+    with machine(tmp_path, lease_seconds=600) as made:
         plane = made.connect().ready()
         plane.call("run", run="r", code="import os; os._exit(3)")
         plane.until(lambda e: e["kind"] == "kernel" and e["state"] == "dead")
+        plane.call("lease", seconds=1)
         plane.cut()
         assert made.process.wait(timeout=60) == 0
         assert made.final() == {**made.final(), "reason": "lease: the kernel is dead", "checkpoint": None}
@@ -127,10 +128,11 @@ DEADLY = (
 
 
 def test_a_machine_that_cannot_save_stays_by_default_and_says_so(tmp_path: Path) -> None:
-    with machine(tmp_path, lease_seconds=1) as made:
+    with machine(tmp_path, lease_seconds=600) as made:
         plane = made.connect().ready()
         plane.run(DEADLY)
         last = plane.last
+        plane.call("lease", seconds=1)
         plane.cut()
         alive = made.directory / "alive"
         begun = alive.stat().st_mtime
@@ -145,9 +147,10 @@ def test_a_machine_that_cannot_save_stays_by_default_and_says_so(tmp_path: Path)
 
 
 def test_with_discard_a_machine_that_cannot_save_leaves_after_its_limit(tmp_path: Path) -> None:
-    with machine(tmp_path, lease_seconds=1, last_resort="discard", save_failure_seconds=2) as made:
+    with machine(tmp_path, lease_seconds=600, last_resort="discard", save_failure_seconds=2) as made:
         plane = made.connect().ready()
         plane.run(DEADLY)
+        plane.call("lease", seconds=1)
         plane.cut()
         assert made.process.wait(timeout=60) == 0
         assert "discard" in made.final()["reason"] and made.final()["checkpoint"] is None
