@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ciuic_jupyter.control import export, money, report, spending
-from ciuic_jupyter.control.cli import _table
 from ciuic_jupyter.control.projections import Book, Run
+from ciuic_jupyter.control.say import table
 from ciuic_jupyter.errors import UsageError
 from ciuic_jupyter.notebook import report as shown
 from tests.control.test_spending import HOUR, NEW_YORK, RATE, book, context, ms
@@ -130,11 +130,11 @@ def test_runs_of_one_cell_are_compared(capsys: pytest.CaptureFixture[str]) -> No
     two = with_run(book((begin + 9 * HOUR, begin + 11 * HOUR)), "b", begin + 9 * HOUR, begin + 11 * HOUR, code="fit(2)")
     found = report.same_cell([two, one], context(begin + 20 * HOUR), "b")
     assert [row["key"] for row in found["rows"]] == ["a", "b"]
-    money.show_same(found, 4, _table)
+    money.show_same(found, 4, table)
     lines = capsys.readouterr().out.splitlines()
     assert "$0.9000" in lines[2] and "100 %" in lines[2]  # of $3.60, four epochs
     assert "$0.4500" in lines[3] and "50 %" in lines[3]
-    money.show_same(found, None, _table)
+    money.show_same(found, None, table)
     assert "unknown" in capsys.readouterr().out
     with pytest.raises(UsageError, match="no run 'z'"):
         report.same_cell([one], context(begin), "z")
@@ -190,7 +190,7 @@ def test_reports_say_what_was_saved_in_a_shell_and_in_a_notebook() -> None:
     view = report.report([made], context(begin + 6 * HOUR), "machine", zone=NEW_YORK)
     printed = io.StringIO()
     with redirect_stdout(printed):
-        money.show_report(view, _table)
+        money.show_report(view, table)
     assert "$1.8000  $5.4000    $3.6000" in printed.getvalue()
     text = shown.spent(view).text()
     assert "$1.8000" in text and "$3.6000 saved" in text
