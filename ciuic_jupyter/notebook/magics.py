@@ -188,7 +188,6 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
 
     @magic_arguments()
     @_session
-    @argument("--by", choices=("day", "session", "run", "machine"), help="one line each, beside the same always on")
     @line_magic
     def ciuic_why(self, line: str) -> report.Report:
         """Show why a session's machine is kept or will be let go: witnesses, the rule with its numbers, the time.
@@ -200,6 +199,7 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
 
     @magic_arguments()
     @_session
+    @argument("--by", choices=("day", "session", "run", "machine"), help="one line each, beside the same always on")
     @line_magic
     def ciuic_cost(self, line: str) -> report.Report:
         """Show seconds and money billed and not billed, for one session or for all.
