@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import gc
+import importlib.metadata
 import linecache
 import locale
 import logging
@@ -18,6 +19,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +70,23 @@ def _handlers() -> dict[str, list[Any]]:
 
 
 def packages(names: Iterable[str]) -> dict[str, str]:
-    """Return the versions of those of `names` that have one."""
+    """Return the versions of those of `names` that have one; code of a module that makes one when asked is not run."""
     found = {}
     for name in sorted(names):
-        version = getattr(sys.modules.get(name), "__version__", None)
+        known = getattr(sys.modules.get(name), "__dict__", {})
+        version = known.get("__version__")
+        if version is None and "__getattr__" in known:
+            version = _installed(name)
         if isinstance(version, str):
             found[name] = version
     return found
+
+
+@cache
+def _installed(name: str) -> str | None:
+    with suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(name)
+    return None
 
 
 def place() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,16 @@ def test_another_version_is_a_warning(tmp_path: Path) -> None:
     restored = restore({**body, "packages": {"numpy": "0.1"}, "platform": "moon"}, store, {})
     assert any("numpy" in line and "0.1" in line for line in restored.warnings)
     assert any("moon" in line for line in restored.warnings)
+
+
+def test_a_version_that_a_package_makes_when_asked_is_not_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "grumpy_package.py").write_text("class A: pass\ndef __getattr__(name): raise RuntimeError(name)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    grumpy = importlib.import_module("grumpy_package")
+    body = capture({"a": grumpy.A()}, Store(tmp_path / "store"))
+    assert "grumpy_package" not in body["packages"]
 
 
 def test_a_missing_package_costs_its_objects_alone(tmp_path: Path) -> None:
