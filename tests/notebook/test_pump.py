@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,6 +31,12 @@ def kernel(request: pytest.FixtureRequest) -> Iterator[LocalKernel]:
         yield kernel
 
 
+def until_there(stop: Path) -> str:
+    """Return a remote cell that goes on until `stop` exists, however slow the machine is."""
+    wait = f"while not os.path.exists({str(stop)!r}):\n    time.sleep(0.02)\n"
+    return f"%%remote\nimport os, time\nprint('on', flush=True)\n{wait}print('off')"
+
+
 def click(kernel: LocalKernel, button: str) -> Any:
     content = {"comm_id": button, "data": {"method": "custom", "content": {"event": "click"}}}
     return kernel.comm("comm_msg", content)
@@ -40,9 +47,9 @@ def make_button(kernel: LocalKernel) -> str:
     return str(text).strip("'")
 
 
-def test_local_buttons_work_during_a_remote_cell(kernel: LocalKernel) -> None:
+def test_local_buttons_work_during_a_remote_cell(kernel: LocalKernel, tmp_path: Path) -> None:
     button = make_button(kernel)
-    cell = kernel.start(BUSY)
+    cell = kernel.start(until_there(tmp_path / "stop"))
     until(lambda: cell.text(), "the first output")
     for count in range(1, 4):
         answer = click(kernel, button)
@@ -50,8 +57,12 @@ def test_local_buttons_work_during_a_remote_cell(kernel: LocalKernel) -> None:
         assert answer.text() == "clicked\n"
         assert not cell.idle
         del count
-    last = [m["content"]["execution_state"] for m in kernel.published if m["msg_type"] == "status"][-1]
-    assert last == "busy"
+
+    def last() -> str:
+        return str([m["content"]["execution_state"] for m in kernel.published if m["msg_type"] == "status"][-1])
+
+    until(lambda: last() == "busy", "the word that the cell goes on")
+    (tmp_path / "stop").touch()
     until(lambda: cell.idle, "the end")
     assert cell.text() == "on\noff\n"
     kernel.ok("assert len(clicks) == 3")
@@ -69,12 +80,13 @@ def test_a_failing_callback_harms_nothing(kernel: LocalKernel) -> None:
     assert not cell.of("error")
 
 
-def test_a_reloaded_page_gets_its_answers(kernel: LocalKernel) -> None:
-    cell = kernel.start(BUSY)
+def test_a_reloaded_page_gets_its_answers(kernel: LocalKernel, tmp_path: Path) -> None:
+    cell = kernel.start(until_there(tmp_path / "stop"))
     until(lambda: cell.text(), "the first output")
     asked = [kernel.ask("kernel_info_request"), kernel.ask("comm_info_request")]
-    until(lambda: all(answer.reply for answer in asked), "the answers", 1.2)
+    until(lambda: all(answer.reply for answer in asked), "the answers")
     assert not cell.idle
+    (tmp_path / "stop").touch()
     until(lambda: cell.idle, "the end")
 
 
@@ -104,9 +116,9 @@ def test_queued_cells_and_a_failing_remote_one_among_them(kernel: LocalKernel) -
 def test_an_interrupt_ends_the_remote_cell_however_early_it_comes(kernel: LocalKernel) -> None:
     for _ in range(30):  # the first output can be here before the answer to the cell's own request is
         cell = kernel.start("%%remote\nimport time\nprint('on', flush=True)\ntime.sleep(30)")
-        until(lambda cell=cell: cell.text(), "the first output", 5)
+        until(lambda cell=cell: cell.text(), "the first output")
         kernel.interrupt()
-        until(lambda cell=cell: cell.idle, "the end", 10)
+        until(lambda cell=cell: cell.idle, "the end", 25)
         assert [error["ename"] for error in cell.of("error")] == ["KeyboardInterrupt"]
     kernel.ok("1 + 1")
     kernel.ok("%%remote\n1 + 1")
