@@ -35,27 +35,31 @@ def test_a_killed_kernel_ends_its_run_and_is_told(tmp_path: Path) -> None:
 
 
 def test_everything_a_kernel_printed_before_its_end_arrives(tmp_path: Path) -> None:
+    go = tmp_path / "go"
     with machine(tmp_path) as made:
         plane = made.connect().ready()
-        code = """
+        code = f"""
             import os, sys, time
-            input()
+            print("on", flush=True)
+            while not os.path.exists({str(go)!r}): time.sleep(0.01)
             for i in range(5000): print(i)
             sys.stdout.drain()
             time.sleep(0.5)  # for the sending thread: what it holds dies with the process
             os._exit(7)
         """
         plane.call("run", run="exits", code=textwrap.dedent(code))
-        plane.until(lambda e: e["kind"] == "input_request")
+        plane.until(lambda e: plane.text() == "on\n")
         kernel = psutil.Process(made.kernel_pid())
-        plane.call("input", run="exits", value="")
         made.process.send_signal(signal.SIGSTOP)
-        while kernel.status() != psutil.STATUS_ZOMBIE:
-            pass
-        made.process.send_signal(signal.SIGCONT)
+        try:
+            go.touch()
+            while kernel.status() != psutil.STATUS_ZOMBIE:
+                time.sleep(0.01)
+        finally:
+            made.process.send_signal(signal.SIGCONT)
         dead = plane.until(lambda e: e["kind"] == "kernel" and e["state"] == "dead")
         assert (dead["exit_code"], dead["signal"]) == (7, None)
-        assert plane.text() == "".join(f"{i}\n" for i in range(5000))
+        assert plane.text() == "on\n" + "".join(f"{i}\n" for i in range(5000))
         assert [e["status"] for e in plane.events if e["kind"] == "run_ended"] == ["died"]
 
 
