@@ -67,12 +67,12 @@ class Driver:
         if save_ms >= back_ms:
             self.turn_to(back_ms)
             return
+        self.agent.hold_save = asyncio.Event()
+        saves = self.agent.saves
         self.turn_to(save_ms)
         clock.turn(1e-6)  # what a float of the wall clock can't tell apart
         await self._quiet(runner, since)
-        self.agent.hold_save = asyncio.Event()
-        saves = self.agent.saves
-        await runner.tick()
+        await runner.tick()  # the plane's own look may have come first
         await until(lambda: self.agent.saves > saves)
         clock.turn(-1e-6)
         if save_ms + round(SAVE * 1000) > back_ms:
