@@ -12,9 +12,8 @@ from contextlib import contextmanager
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ciuic_jupyter.control.projections import Book, Run, Segment
 from ciuic_jupyter.control.spending import segment_until
 from ciuic_jupyter.core import price_table
 from ciuic_jupyter.core.money import parse_usd
@@ -23,6 +22,9 @@ from ciuic_jupyter.errors import ProviderError, UsageError
 from ciuic_jupyter.monitor.nvml import Nvml
 from ciuic_jupyter.providers.base import Offer
 from ciuic_jupyter.settings import Settings
+
+if TYPE_CHECKING:
+    from ciuic_jupyter.control.projections import Book, Run, Segment
 
 _LIVE = ("aws", "gcp", "azure")  # gpuhunt has more; these are those the bundled table knows the rules of
 _LIVE_SECONDS = 20.0  # without a byte from the catalogue

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date, datetime, time, timedelta, tzinfo
 from typing import TYPE_CHECKING, Any
 
-from ciuic_jupyter.control.projections import Book, Run, Segment
 from ciuic_jupyter.core.money import cost
 from ciuic_jupyter.core.session import State
 
 if TYPE_CHECKING:
     from ciuic_jupyter.control.context import Context
+    from ciuic_jupyter.control.projections import Book, Run, Segment
 
 _DAYS = 31  # of the chart
 _TEXT = 120  # characters of a cell's first line
