@@ -22,6 +22,7 @@ import requests
 from ciuic_jupyter.control.clock import Clock
 from ciuic_jupyter.errors import PlaneUnavailable, UsageError
 from ciuic_jupyter.kernels import logs
+from ciuic_jupyter.providers.files import write_private
 from ciuic_jupyter.settings import Settings, private_directory, read_private
 
 if TYPE_CHECKING:
@@ -166,12 +167,7 @@ def secret(path: Path) -> str:
         kept = read_private(path).strip()
         if len(bytes.fromhex(kept)) == 32:
             return kept
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(secrets.token_hex(32))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_private(path, secrets.token_hex(32))
     return read_private(path).strip()
 
 

@@ -17,13 +17,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from ciuic_jupyter.errors import OutOfCapacity, ProviderError
 from ciuic_jupyter.monitor import cgroup, proof
 from ciuic_jupyter.providers.base import Endpoint, Intent, Machine, MachineState, Offer
+from ciuic_jupyter.providers.files import write_private
 from ciuic_jupyter.providers.warm_client import WarmParent
 
 _MARK = "CIUIC_MACHINE"
@@ -90,9 +90,9 @@ class LocalProvider:
                 "socket": str(sockets / "agent.sock"),
                 "directory": str(folder),
             }
-            _write(folder / "agent.json", config)
+            write_private(folder / "agent.json", json.dumps(config))
             facts = {"intent": intent.id, "tag": intent.tag, "created_at": time.time(), "socket": config["socket"]}
-            _write(folder / "machine.json", facts)
+            write_private(folder / "machine.json", json.dumps(facts))
         return folder
 
     async def _launch(self, folder: Path) -> None:
@@ -181,15 +181,6 @@ def _lived(folder: Path) -> bool:
     if (folder / _STOPPED).exists() or proof.is_held(lock) or proof.read_final(folder) is not None:
         return True
     return lock.exists() and lock.stat().st_size > 0
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}")
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        json.dump(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def _spawn(folder: Path) -> subprocess.Popen[bytes]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from ciuic_jupyter.core.money import parse_usd
 from ciuic_jupyter.errors import UsageError
+from ciuic_jupyter.providers.files import write_private
 from ciuic_jupyter.providers.ssh_link import Target
 
 FILE = "machines.json"  # in the state directory
@@ -190,10 +191,4 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _store(path: Path, machines: Sequence[SshMachine]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        json.dump({"machines": [asdict(machine) for machine in machines]}, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_private(path, json.dumps({"machines": [asdict(machine) for machine in machines]}, indent=1) + "\n")

@@ -6,13 +6,13 @@ It holds how to reach and stop the machine as it was then, so that a machine whi
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from ciuic_jupyter.errors import ProviderError, UsageError
 from ciuic_jupyter.providers.base import Machine, MachineState
+from ciuic_jupyter.providers.files import write_private
 from ciuic_jupyter.providers.ssh_machines import SshMachine
 
 
@@ -74,13 +74,7 @@ class Notes:
     def keep(self, note: Note) -> None:
         """Write a note, durable when this returns."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = self._path(note.intent)
-        temporary = path.with_name(f".{path.name}")
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            json.dump(asdict(note), file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        write_private(self._path(note.intent), json.dumps(asdict(note)))
 
     def forget(self, note: Note) -> None:
         """Drop the note of a machine that never was."""
