@@ -12,13 +12,13 @@ from ciuic_jupyter.kernels.logs import plain
 
 
 @contextmanager
-def plainly() -> Iterator[None]:
-    """Say an error in one line and leave with code 1."""
+def plainly(code: int = 1) -> Iterator[None]:
+    """Say an error in one line and leave with `code`."""
     try:
         yield
     except CiuicError as error:
         typer.echo(f"ciuic: {plain(str(error))}", err=True)
-        raise typer.Exit(1) from None
+        raise typer.Exit(code) from None
 
 
 def table(rows: Iterable[Iterable[str]]) -> None:

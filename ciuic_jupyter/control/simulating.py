@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated, TextIO
 
 import typer
 
+from ciuic_jupyter.control.say import plainly
 from ciuic_jupyter.core.idle import Policy
 from ciuic_jupyter.core.money import format_money, parse_usd
 from ciuic_jupyter.core.simulate import Sessions, Tally, by_rule, by_timeout, least, play_all
@@ -37,7 +37,7 @@ def simulate(  # noqa: PLR0913 - one parameter an option
     ] = None,
 ) -> None:
     """Play a trace of cells under the idle rule and print bill, optimum, resumes and waits, beside plain timeouts."""
-    with _plainly():
+    with plainly(2):
         policy = Policy(
             parse_usd(price),
             parse_usd(storage),
@@ -106,13 +106,3 @@ def _opened(path: Path) -> Iterator[TextIO]:
             yield lines
     except (OSError, EOFError) as error:
         raise UsageError(f"the trace {path} can't be read: {error}") from error
-
-
-@contextmanager
-def _plainly() -> Iterator[None]:
-    """Say what can't be meant in one line and leave with code 2."""
-    try:
-        yield
-    except UsageError as error:
-        sys.stderr.write(f"ciuic: {error}\n")
-        raise typer.Exit(2) from None
