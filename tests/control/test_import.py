@@ -19,7 +19,7 @@ from ciuic_jupyter.errors import CheckpointDamaged, CheckpointUntrusted, CiuicEr
 from ciuic_jupyter.settings import Settings
 from tests.checkpoint.test_import import theirs
 from tests.control.conftest import Cloud, reach
-from tests.control.test_pause_real import Viewer, _zombie, expected, until, until_there
+from tests.control.test_pause_real import Viewer, expected, leave, until, until_there
 
 HELD = {"run": "r", "code": "loop", "cell_id": "c", "seq": 40}
 
@@ -115,11 +115,6 @@ def _user(home: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[PlaneClient, int
     return client, int(client.health()["pid"])
 
 
-def _leave(client: PlaneClient, pid: int) -> None:
-    client.shutdown()
-    until(lambda: not Path(f"/proc/{pid}").exists() or _zombie(pid))
-
-
 def _ciuic(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "ciuic_jupyter.control.cli", "import", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=90)
@@ -134,7 +129,7 @@ def test_a_cell_that_one_user_paused_goes_on_at_another(tmp_path: Path, monkeypa
         until(lambda: "2 0." in viewer.text)
         assert client.pause("a")["suspended"]["run"] == "r"
     finally:
-        _leave(client, pid)
+        leave(client, pid)
     printed, there = viewer.text.splitlines()[1:], tmp_path / "copy"
     shutil.copytree(next((tmp_path / "anna" / "state" / "checkpoints").iterdir()), there)
     client, pid = _user(tmp_path / "bob", monkeypatch)
@@ -161,7 +156,7 @@ def test_a_cell_that_one_user_paused_goes_on_at_another(tmp_path: Path, monkeypa
         client.release("b", discard=True)
         _another_python(client, there)
     finally:
-        _leave(client, pid)
+        leave(client, pid)
 
 
 def _another_python(client: PlaneClient, there: Path) -> None:

@@ -80,11 +80,26 @@ def expected(epochs: int) -> list[str]:
 def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlaneClient]:
     monkeypatch.setenv("CIUIC_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("CIUIC_RUNTIME_DIR", f"/tmp/ciuic-pause-{os.getpid()}")
+    yield from a_plane()
+
+
+def a_plane() -> Iterator[PlaneClient]:
+    """Start the plane that the environment names; end it behind what is done with it."""
     client = PlaneClient.ensure(Settings())
     pid = int(client.health()["pid"])
     yield client
+    leave(client, pid)
+
+
+def leave(client: PlaneClient, pid: int) -> None:
+    """Shut a plane down and wait for its end."""
     client.shutdown()
-    until(lambda: not Path(f"/proc/{pid}").exists() or _zombie(pid))
+    until(lambda: ended(pid))
+
+
+def ended(pid: int) -> bool:
+    """Tell whether a process is gone, but for who is to hear of it."""
+    return not Path(f"/proc/{pid}").exists() or _zombie(pid)
 
 
 def _zombie(pid: int) -> bool:

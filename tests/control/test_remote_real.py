@@ -12,7 +12,7 @@ import pytest
 from ciuic_jupyter.control.client import PlaneClient
 from ciuic_jupyter.errors import CiuicError
 from ciuic_jupyter.settings import Settings
-from tests.control.test_pause_real import Viewer, _zombie, until
+from tests.control.test_pause_real import Viewer, leave, until
 from tests.s3_server import SECRET, make_bucket, s3_server
 
 
@@ -46,8 +46,7 @@ def test_paused_there_and_resumed_with_nothing_left_here(tmp_path: Path, environ
         until(lambda: f"second {sum(range(256)) * 9000}" in viewer.text)
         client.release("s", discard=True)
     finally:
-        client.shutdown()
-        until(lambda: not Path(f"/proc/{pid}").exists() or _zombie(pid))
+        leave(client, pid)
     for path in (tmp_path / "state").rglob("*"):
         if path.is_file():
             assert SECRET.encode() not in path.read_bytes(), path

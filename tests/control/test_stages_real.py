@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from ciuic_jupyter.control.client import PlaneClient
-from ciuic_jupyter.settings import Settings
-from tests.control.test_pause_real import Viewer, _zombie, until
+from tests.control.test_pause_real import Viewer, a_plane, until
 
 CELL = """
 import os, random, time
@@ -38,11 +37,7 @@ def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlaneCli
     monkeypatch.setenv("CIUIC_EARLIER_CHECKPOINTS", "1")
     monkeypatch.setenv("CIUIC_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("CIUIC_RUNTIME_DIR", f"/tmp/ciuic-stages-{os.getpid()}")
-    client = PlaneClient.ensure(Settings())
-    pid = int(client.health()["pid"])
-    yield client
-    client.shutdown()
-    until(lambda: not Path(f"/proc/{pid}").exists() or _zombie(pid))
+    yield from a_plane()
 
 
 def notes(viewer: Viewer) -> list[str]:

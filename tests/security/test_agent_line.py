@@ -6,8 +6,8 @@ import asyncio
 import hmac
 import json
 import struct
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +232,28 @@ class Hostile:
             await socket.wait_closed()
 
 
+@asynccontextmanager
+async def linked(
+    hostile: Hostile, mirror: EventLog, recorder: Recorder, reached: Callable[[], bool]
+) -> AsyncIterator[AgentLink]:
+    """Have a plane's end linked to a hostile machine; what is inside runs once `reached`."""
+    path = mirror.directory.parent / "a.sock"
+
+    async def where() -> Endpoint:
+        return Endpoint(path)
+
+    async with unix_serve(hostile.serve, str(path)):
+        link = AgentLink(where, "token", mirror, recorder)
+        link.start()
+        try:
+            async with asyncio.timeout(30):
+                while not reached():  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            yield link
+        finally:
+            await link.close()
+
+
 hello = encode({"type": "hello", "last_seq": 1})
 
 
@@ -269,24 +291,11 @@ async def recorder() -> AsyncIterator[Recorder]:
 )
 async def test_frames_of_a_machine(tmp_path: Path, recorder: Recorder, frames: tuple[bytes | str, ...]) -> None:
     hostile = Hostile(frames)
-    path = tmp_path / "a.sock"
-
-    async def where() -> Endpoint:
-        return Endpoint(path)
-
     with EventLog(tmp_path / "mirror") as mirror:
-        async with unix_serve(hostile.serve, str(path)):
-            link = AgentLink(where, "token", mirror, recorder)
-            link.start()
-            try:
-                async with asyncio.timeout(30):
-                    while recorder.events != [(1, "output")]:  # noqa: ASYNC110
-                        await asyncio.sleep(0.01)
-                assert link.up
-                assert hostile.lines == 2
-                assert mirror.last_seq == 1
-            finally:
-                await link.close()
+        async with linked(hostile, mirror, recorder, lambda: recorder.events == [(1, "output")]) as link:
+            assert link.up
+            assert hostile.lines == 2
+            assert mirror.last_seq == 1
 
 
 @ROOM.attack("an event sent twice, and a reply that nobody asked for", "taken once; ignored")
@@ -294,21 +303,9 @@ async def test_doubled_events(tmp_path: Path, recorder: Recorder) -> None:
     reply = encode({"type": "reply", "id": "forged", "ok": True})
     other = event(1, note="another text")
     hostile = Hostile((hello, event(1), other, reply, event(2)))
-    path = tmp_path / "a.sock"
-
-    async def where() -> Endpoint:
-        return Endpoint(path)
-
     with EventLog(tmp_path / "mirror") as mirror:
-        async with unix_serve(hostile.serve, str(path)):
-            link = AgentLink(where, "token", mirror, recorder)
-            link.start()
-            try:
-                async with asyncio.timeout(30):
-                    while len(recorder.events) < 2:  # noqa: ASYNC110
-                        await asyncio.sleep(0.01)
-            finally:
-                await link.close()
+        async with linked(hostile, mirror, recorder, lambda: len(recorder.events) >= 2):
+            pass
         assert recorder.events == [(1, "output"), (2, "output")]
         assert [decode(frame).header.get("note") for _, frame in mirror.read(0)] == [None, None]
 

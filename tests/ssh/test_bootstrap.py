@@ -12,7 +12,7 @@ import pytest
 
 from ciuic_jupyter.control.client import PlaneClient
 from ciuic_jupyter.settings import Settings
-from tests.control.test_pause_real import Viewer, _zombie, until
+from tests.control.test_pause_real import Viewer, leave, until
 from tests.ssh.boxes import Box, User
 from tests.ssh.doctor_parts import Watch, ciuic, holding, keep_wheels, python_with_torch
 
@@ -65,8 +65,7 @@ def _session() -> str:
         until(lambda: client.runs("s")[-1]["status"] != "running" and "sum" in viewer.text, seconds=240)
         assert client.close_session("s")["state"] == "closed"
     finally:
-        client.shutdown()
-        until(lambda: not Path(f"/proc/{pid}").exists() or _zombie(pid))
+        leave(client, pid)
     return viewer.text
 
 

@@ -18,7 +18,7 @@ from ciuic_jupyter.errors import OutOfCapacity
 from ciuic_jupyter.providers import ssh_machines
 from ciuic_jupyter.providers.ssh_machines import SshMachine
 from ciuic_jupyter.settings import Settings
-from tests.control.test_pause_real import Viewer, _zombie, until
+from tests.control.test_pause_real import Viewer, ended, until
 from tests.ssh.boxes import PYTHON, Box, User
 
 TRAIN = """
@@ -73,7 +73,7 @@ def client_at(
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
-        until(lambda pid=pid: not Path(f"/proc/{pid}").exists() or _zombie(pid))  # type: ignore[misc]
+        until(lambda pid=pid: ended(pid))  # type: ignore[misc]
 
 
 @pytest.fixture

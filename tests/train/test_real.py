@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from ciuic_jupyter.control.client import PlaneClient
-from ciuic_jupyter.settings import Settings
-from tests.control.test_pause_real import Viewer, _zombie, until
+from tests.control.test_pause_real import Viewer, a_plane, until
 
 SECONDS = 90  # a kernel imports transformers first
 TRAINING = """
@@ -49,11 +48,7 @@ print("end")
 def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlaneClient]:
     monkeypatch.setenv("CIUIC_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("CIUIC_RUNTIME_DIR", f"/tmp/ciuic-train-{os.getpid()}")
-    client = PlaneClient.ensure(Settings())
-    pid = int(client.health()["pid"])
-    yield client
-    client.shutdown()
-    until(lambda: not Path(f"/proc/{pid}").exists() or _zombie(pid))
+    yield from a_plane()
 
 
 def lines(viewer: Viewer) -> list[list[str]]:
