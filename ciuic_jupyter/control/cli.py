@@ -20,9 +20,9 @@ from ciuic_jupyter.control.simulating import simulate
 from ciuic_jupyter.core.choice import choice
 from ciuic_jupyter.core.money import format_money
 from ciuic_jupyter.core.offers import Table, merged
+from ciuic_jupyter.core.words import plain
 from ciuic_jupyter.errors import ProviderError, UsageError
 from ciuic_jupyter.kernels import logs
-from ciuic_jupyter.kernels.logs import plain
 from ciuic_jupyter.monitor.proof import start_ticks
 from ciuic_jupyter.settings import Settings
 

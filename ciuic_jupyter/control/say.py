@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import typer
 
+from ciuic_jupyter.core.words import plain
 from ciuic_jupyter.errors import CiuicError
-from ciuic_jupyter.kernels.logs import plain
 
 
 @contextmanager

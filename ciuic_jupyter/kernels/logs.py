@@ -5,12 +5,9 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from ciuic_jupyter.core.words import plain
+
 _FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
-
-
-def plain(text: str) -> str:
-    """Return `text` in one line, with what does not print (line ends, escape sequences) written out."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class Plain(logging.Formatter):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ciuic_jupyter.core import words
 from ciuic_jupyter.errors import ProviderError
 from ciuic_jupyter.providers import machine_probe
 
@@ -80,4 +81,4 @@ def plain(text: str, limit: int = _SHOWN) -> str:
     """Return another machine's text in one line, its end if it is long, with nothing that a terminal obeys."""
     joined = " ".join(text.split())
     shown = joined if len(joined) <= limit else f"...{joined[-limit:]}"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
+    return words.plain(shown)

@@ -17,8 +17,9 @@ import ciuic_jupyter
 from ciuic_jupyter.control import cli, say
 from ciuic_jupyter.control.clock import Clock
 from ciuic_jupyter.control.ledger import Ledger, Row
+from ciuic_jupyter.core.words import plain
 from ciuic_jupyter.errors import LedgerError, UsageError
-from ciuic_jupyter.kernels.logs import Plain, plain
+from ciuic_jupyter.kernels.logs import Plain
 from ciuic_jupyter.notebook import card, report
 from ciuic_jupyter.notebook.meter import Meter
 from ciuic_jupyter.providers import ssh_machines
