@@ -54,6 +54,18 @@ def test_a_thread_and_a_child_that_work_are_seen(puppet: Puppet, pinned: int, mo
     tree.close()
 
 
+def test_a_slow_walk_over_all_processes_comes_less_often(puppet: Puppet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tree_module, "_CENSUS_SHARE", 1 / 200)
+    spent = iter([0.0, 0.02, 0.02, 0.022, 0.022, 0.024])  # the first walk takes 20 ms of a core, the next ones 2 ms
+    monkeypatch.setattr(tree_module.time, "thread_time", lambda: next(spent))
+    tree = ProcessTree(puppet.pid)
+    usage(tree, 0.0)
+    puppet.do("child = start(BURN.format(seconds=0.01))")
+    assert [usage(tree, now).processes for now in (1.0, 3.9, 4.0)] == [1, 1, 2]
+    puppet.do("other = start(BURN.format(seconds=0.01))")
+    assert [usage(tree, now).processes for now in (4.9, 5.0)] == [2, 3]
+
+
 def test_children_that_live_between_two_looks_are_counted(puppet: Puppet) -> None:
     tree = ProcessTree(puppet.pid)
     usage(tree, 0.0)
