@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
+import tempfile
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ciuic_jupyter.checkpoint.collect import collect
@@ -14,8 +17,10 @@ from ciuic_jupyter.control import rows
 from ciuic_jupyter.control.ledger import Row
 from ciuic_jupyter.control.link import AgentLink
 from ciuic_jupyter.core.session import Event, State
-from ciuic_jupyter.errors import AgentUnavailable, CiuicError, ProviderError, UsageError
-from ciuic_jupyter.providers.base import Apart, Endpoint, Machine, MachineState
+from ciuic_jupyter.errors import AgentUnavailable, CiuicError, ProtocolError, ProviderError, UsageError
+from ciuic_jupyter.kernels.eventlog import left
+from ciuic_jupyter.kernels.protocol import decode
+from ciuic_jupyter.providers.base import Apart, Endpoint, Machine, MachineState, Remembers
 
 if TYPE_CHECKING:
     from ciuic_jupyter.control.runner import Runner
@@ -24,6 +29,7 @@ _log = logging.getLogger(__name__)
 
 _SILENT_SECONDS = 2.0  # without a line before the provider is asked
 _FIRST_RETRY, _LAST_RETRY = 0.05, 10.0
+_AT_ONCE = 256  # events taken in before others have a turn
 
 
 def _word(found: Machine | None) -> str:
@@ -156,6 +162,28 @@ class MachineHand:
         except CiuicError as error:  # the new one is here, and that is what counts
             _log.warning("%s: old checkpoints stay: %s", runner.book.name, error)
 
+    async def _hear_what_is_there(self) -> None:
+        """Take in what an agent that can't be heard any more wrote to its log, if its files can be had."""
+        runner = self._runner
+        provider = runner.context.provider(runner.book)
+        if not isinstance(provider, Remembers) or (self.link is not None and self.link.up):
+            return
+        folder = Path(tempfile.mkdtemp(prefix="left-", dir=runner.context.session_directory(runner.book.name)))
+        try:
+            await provider.events(self._machine, folder, runner.mirror.last_seq)
+            for count, (seq, frame) in enumerate(left(folder, runner.mirror.last_seq), start=1):
+                header = decode(frame).header
+                if header.get("type") != "event" or header.get("seq") != seq:
+                    raise ProtocolError(f"what stands in the log as event {seq} is none")
+                if runner.mirror.append_frame(seq, frame):
+                    runner.event(header, seq, frame)
+                if count % _AT_ONCE == 0:
+                    await asyncio.sleep(0)
+        except (OSError, CiuicError, KeyError, TypeError, ValueError, AttributeError) as error:
+            _log.warning("%s: what it said last can't be had: %s", self._machine, error)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
     async def _bring_what_is_there(self) -> None:
         """Bring the newest checkpoint of a machine that ends, if it still can be had."""
         try:
@@ -178,6 +206,7 @@ class MachineHand:
             return
         self._stopping = True
         if self._runner.book.goal != "discarded" and not self._brought:
+            await self._hear_what_is_there()
             await self._bring_what_is_there()
         why = said = self._runner.message  # the machine goes: it is still true once the machine is gone
         try:
@@ -268,6 +297,7 @@ class MachineHand:
         runner = self._runner
         book = runner.book
         end = self._end(self._machine, found, found.detail if found is not None else "vanished")
+        await self._hear_what_is_there()
         await self._bring_what_is_there()
         newest = await asyncio.to_thread(self._unknown)
         if newest is not None:

@@ -54,6 +54,18 @@ def _read_record(file: Any) -> bytes | None:
     return frame if len(frame) == length and zlib.crc32(frame) == crc else None
 
 
+def left(directory: Path, after: int) -> Iterator[tuple[int, bytes]]:
+    """Yield (seq, frame) for every whole event behind `after` in a log, or in some of its files, that nobody writes."""
+    paths = sorted(path for path in directory.iterdir() if _NAME.fullmatch(path.name))
+    for path in paths:
+        seq = int(path.stem)
+        with path.open("rb") as file:
+            while (frame := _read_record(file)) is not None:
+                if seq > after:
+                    yield seq, frame
+                seq += 1
+
+
 class EventLog:
     """Frames numbered without a gap from `first_seq`; one writer a directory (flock), readers in its process.
 

@@ -97,6 +97,17 @@ class Provider(Protocol):
 
 
 @runtime_checkable
+class Remembers(Protocol):
+    """What a provider has besides that can still reach the files of a machine whose agent has ended."""
+
+    async def events(self, machine: str, target: Path, after: int) -> None:
+        """Copy the files of a machine's event log that hold events behind number `after` to the folder `target`.
+
+        Each is named by its first event. Nothing is copied where there is no log; ProviderError if it can't be had.
+        """
+
+
+@runtime_checkable
 class Apart(Protocol):
     """What a provider has besides whose machines write checkpoints on disks of their own.
 

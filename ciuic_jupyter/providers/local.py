@@ -23,7 +23,7 @@ import psutil
 from ciuic_jupyter.errors import OutOfCapacity, ProviderError
 from ciuic_jupyter.monitor import cgroup, proof
 from ciuic_jupyter.providers.base import Endpoint, Intent, Machine, MachineState, Offer
-from ciuic_jupyter.providers.files import write_private
+from ciuic_jupyter.providers.files import behind, write_private
 from ciuic_jupyter.providers.warm_client import WarmParent
 
 _MARK = "CIUIC_MACHINE"
@@ -173,6 +173,24 @@ class LocalProvider:
         except (OSError, ValueError) as error:
             raise ProviderError(f"machine {machine} is not known here: {error}") from error
         return Endpoint(Path(facts["socket"]))
+
+    async def events(self, machine: str, target: Path, after: int) -> None:
+        """Copy what the agent's event log holds behind number `after`."""
+        await asyncio.to_thread(_copy_events, self.log_of(machine), target, after)
+
+    def log_of(self, machine: str) -> Path:
+        """Return the folder of the event log of a machine's agent."""
+        return self._folder(machine) / "events"
+
+
+def _copy_events(log: Path, target: Path, after: int) -> None:
+    try:
+        for name in behind(os.listdir(log), after):
+            shutil.copyfile(log / name, target / name)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ProviderError(f"the event log {log} can't be copied: {error}") from error
 
 
 def _lived(folder: Path) -> bool:

@@ -111,17 +111,18 @@ class SshProvider:
         deadline = time.monotonic() + self._start_seconds
         await self._switch_on(note, deadline)
         config = intent.agent_config
-        there = await self._first(note, {"op": "prepare", **self._where(note, config)}, deadline)
-        note.store = str(there["store"])
+        order = {"op": "prepare", "machine": note.intent, **self._where(note, config)}
+        there = await self._first(note, order, deadline)
+        note.store, note.events = str(there["store"]), str(there["events"])
         if not note.sent and not config.get("remote") and config.get("store"):
             await asyncio.to_thread(_send, note, config)
         note.sent = True
         self._notes.keep(note)
         offer = {"instance": intent.offer.instance, "provider": self.name, "price_nano_per_hour": 0}
-        order = {"op": "start", "intent": intent.id, "session": intent.session, "offer": offer}
         line = self._lines.to(note.machine)
-        order |= {**self._where(note, config), "config": dict(config)}
-        reply = await line.ask(note.machine.python, order, seconds=self._start_seconds)
+        begin: dict[str, Any] = {"op": "start", "intent": intent.id, "session": intent.session, "offer": offer}
+        begin |= {**self._where(note, config), "config": dict(config)}
+        reply = await line.ask(note.machine.python, begin, seconds=self._start_seconds)
         note.socket = str(reply["socket"])
         self._notes.keep(note)
 
@@ -246,6 +247,12 @@ class SshProvider:
             return 0
         target = Target.parse(note.machine.target)
         return await asyncio.to_thread(ssh_store.fetch, target, note.store, Store(store), key, seq)
+
+    async def events(self, machine: str, target: Path, after: int) -> None:
+        """Copy what the event log of a machine's agent holds behind number `after`."""
+        note = self._notes.get(machine)
+        if note is not None and note.events:
+            await asyncio.to_thread(ssh_store.events, Target.parse(note.machine.target), note.events, target, after)
 
     async def close(self) -> None:
         """Close the connections; machines and their agents go on."""

@@ -70,7 +70,8 @@ def _plain(machine: Machine | None) -> Reply | None:
 
 async def _prepare(request: Reply) -> Reply:
     state = _state()
-    return {"store": str(_store(state, request["tag"], request["name"]))}
+    log = _provider(state, []).log_of(request["machine"])
+    return {"store": str(_store(state, request["tag"], request["name"])), "events": str(log)}
 
 
 async def _start(request: Reply) -> Reply:

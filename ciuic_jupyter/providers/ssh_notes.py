@@ -28,6 +28,7 @@ class Note:
     sent: bool = False  # from here on an agent may run there
     socket: str = ""  # where it listens, there
     store: str = ""  # its checkpoints, there
+    events: str = ""  # the event log of its agent, there
     stopped_at: float | None = None
     detail: str = ""
 

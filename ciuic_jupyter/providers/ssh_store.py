@@ -19,6 +19,7 @@ from ciuic_jupyter.checkpoint.remote import Remote
 from ciuic_jupyter.checkpoint.store import Store
 from ciuic_jupyter.errors import CheckpointDamaged, MachineUnreachable
 from ciuic_jupyter.providers import ssh_link
+from ciuic_jupyter.providers.files import behind
 from ciuic_jupyter.providers.ssh_link import Target
 
 if TYPE_CHECKING:
@@ -100,6 +101,21 @@ def fetch(target: Target, root: str, store: Store, key: bytes, seq: int | None) 
         remote = Remote(f"ssh://{target}{root}", (Files(sftp, do), root))
         newest = max(remote.manifests(), default=None) if seq is None else seq
         return 0 if newest is None else remote.fetch(store, newest, key)
+
+
+def events(target: Target, log: str, folder: Path, after: int) -> None:
+    """Copy the files of the event log in the folder `log` there that hold events behind `after` into `folder`."""
+    import asyncssh  # noqa: PLC0415 - as in ssh_link
+
+    try:
+        with _files(target) as (sftp, do):
+            files = Files(sftp, do)
+            for name in behind((posixpath.basename(one["name"]) for one in files.ls(log)), after):
+                files.get_file(f"{log}/{name}", str(folder / name))
+    except FileNotFoundError:
+        return
+    except (OSError, asyncssh.Error) as error:
+        raise MachineUnreachable(f"the event log of {target} can't be read: {error}") from error
 
 
 def send(target: Target, root: str, store: Store, key: bytes, seq: int | None) -> int:

@@ -12,14 +12,17 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from ciuic_jupyter.control.clock import FakeClock
 from ciuic_jupyter.errors import OutOfCapacity, ProviderError
+from ciuic_jupyter.kernels.eventlog import left
+from ciuic_jupyter.kernels.protocol import decode
 from ciuic_jupyter.providers import ssh_machines
-from ciuic_jupyter.providers.base import Intent, MachineState, Offer, Provider
+from ciuic_jupyter.providers.base import Intent, MachineState, Offer, Provider, Remembers
 from ciuic_jupyter.providers.fake import FakeProvider
 from ciuic_jupyter.providers.local import LocalPlaces, LocalProvider
 from ciuic_jupyter.providers.ssh import SshPlaces, SshProvider
@@ -209,6 +212,30 @@ async def test_a_lost_machine_is_seen_stopped_at_its_last_proof_of_life(setup: S
     assert found.stopped_at is not None
     assert machine.created_at <= found.stopped_at <= setup.now()
     assert await setup.provider.list(TAG) == []
+
+
+async def test_what_a_lost_machine_s_agent_wrote_can_be_had(setup: Setup, tmp_path: Path) -> None:
+    if not isinstance(setup.provider, Remembers):
+        assert isinstance(setup.provider, FakeProvider)
+        return
+    target = tmp_path / "left"
+    target.mkdir()
+    await setup.provider.events("never-was", target, 0)
+    machine = await setup.provider.start(setup.intent(A1))
+    async with asyncio.timeout(60):
+        while "ready" not in [header.get("state") for header in await events(setup.provider, machine.id, target)]:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    await setup.lose(machine.id)
+    found = await events(setup.provider, machine.id, target)
+    assert [header["seq"] for header in found] == list(range(1, len(found) + 1))
+    assert "ready" in [header.get("state") for header in found]
+    await stopped(setup, machine.id)
+    assert await events(setup.provider, machine.id, target) == found
+
+
+async def events(provider: Remembers, machine: str, target: Path) -> list[dict[str, Any]]:
+    await provider.events(machine, target, 0)
+    return [decode(frame).header for _, frame in left(target, 0)]
 
 
 async def test_two_machines_don_t_know_each_other(setup: Setup) -> None:

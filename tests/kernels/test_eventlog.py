@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from ciuic_jupyter.errors import ProtocolError
 from ciuic_jupyter.kernels import eventlog
 from ciuic_jupyter.kernels.eventlog import EventLog
 from ciuic_jupyter.kernels.protocol import decode, encode
+from ciuic_jupyter.providers.files import behind
 
 
 @pytest.fixture
@@ -102,6 +104,31 @@ def test_old_segments_are_read_from_disk(tmp_path: Path, monkeypatch: pytest.Mon
             assert texts(log, after) == [(seq, str(seq - 1)) for seq in range(after + 1, 201)]
     with EventLog(tmp_path) as log:
         assert texts(log, 3) == [(seq, str(seq - 1)) for seq in range(4, 201)]
+
+
+def test_what_a_dead_writer_left_is_read_from_the_files_that_are_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(eventlog, "SEGMENT_BYTES", 1000)
+    with EventLog(tmp_path / "log", 5) as log:
+        for number in range(100):
+            log.append({"text": str(number)})
+        whole = list(log.read(4))
+    names = sorted(path.name for path in (tmp_path / "log").glob("*.log"))
+    with (tmp_path / "log" / names[-1]).open("ab") as file:
+        file.write(b"\0\0\1torn")
+    for after in range(4, 105):
+        copied = tmp_path / f"copy-{after}"
+        copied.mkdir()
+        for name in behind([*names, "writer", "../1.log"], after):
+            shutil.copyfile(tmp_path / "log" / name, copied / name)
+        assert list(eventlog.left(copied, after)) == [one for one in whole if one[0] > after]
+        assert len(list(copied.iterdir())) <= sum(int(name[:16]) > after for name in names) + 1
+    assert behind([], 7) == []
+    broken = tmp_path / "log" / names[1]
+    broken.write_bytes(broken.read_bytes()[:-1])
+    seqs = [seq for seq, _ in eventlog.left(tmp_path / "log", 4)]
+    assert int(names[2][:16]) - 1 not in seqs, "a hole, which a mirror refuses"
 
 
 def test_a_damaged_old_segment_is_named_and_never_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,6 +181,8 @@ def test_without_a_line_the_cell_goes_on_and_outputs_continue_by_number(client: 
     assert receipt["reason"] == "lease"
     assert not receipt["estimated"]
     assert parted < receipt["at"] <= healed, "the bill ends when the machine did, not when we heard of it"
+    until(lambda: f"at {left}\n" in viewer.text)
+    assert lines(viewer)[:left] == [f"at {number}" for number in range(1, left + 1)], "what it printed unheard"
 
     client.create("s", instance="gpu2")
     client.run("s", "show", "print('number is', number)")
