@@ -11,7 +11,10 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,6 +104,28 @@ async def test_after_a_write_fails_nothing_more_is_acknowledged(tmp_path: Path) 
         await ledger.append_all([Row("a", {}, idem="same"), Row("b", {}, idem="same")])
     with pytest.raises(LedgerError):
         await ledger.append(Row("note", {}))
+    ledger.close()
+    assert bodies(tmp_path / "ledger.db") == []
+
+
+async def test_what_waits_behind_a_write_that_fails_is_not_written(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.db", FakeClock())
+    write, reached, go = ledger._rows, threading.Event(), threading.Event()
+
+    def held(connection: Any, rows: Sequence[Row]) -> Any:
+        reached.set()
+        go.wait(20)
+        return write(connection, rows)
+
+    ledger._rows = held  # type: ignore[method-assign]
+    first = asyncio.ensure_future(ledger.append_all([Row("a", {}, idem="same"), Row("b", {}, idem="same")]))
+    await asyncio.to_thread(reached.wait, 20)
+    behind = asyncio.ensure_future(ledger.append(Row("note", {})))  # the writer is at work: this one is queued
+    await asyncio.sleep(0)
+    go.set()
+    for one in (first, behind):
+        with pytest.raises(LedgerError, match="can't be written"):
+            await one
     ledger.close()
     assert bodies(tmp_path / "ledger.db") == []
 

@@ -9,6 +9,7 @@ import asyncio
 
 import pytest
 
+from ciuic_jupyter.control.ledger import Ledger, Row
 from ciuic_jupyter.core.money import NANO
 from ciuic_jupyter.core.session import State
 from ciuic_jupyter.errors import ProviderError
@@ -35,6 +36,20 @@ async def test_a_machine_called_stopped_that_lives_is_billed_on_shown_and_stoppe
     assert view["rate_nano_per_hour"] == 0
     assert view["compute_nano"] == 100 * NANO // 1000
     assert "compute $0" in view["text"]
+
+
+async def test_a_start_that_is_told_again_opens_no_second_segment(cloud: Cloud) -> None:
+    runner = await cloud.session()
+    context = cloud.plane.context
+    written = Ledger(cloud.settings.state_dir / "ledger.db", cloud.clock)
+    [opened] = [entry for entry in written.replay() if entry.kind == "segment_open"]
+    written.close()
+    row = Row(opened.kind, {**opened.body}, opened.session, opened.machine, f"open:{opened.machine}")
+    for entry in await context.ledger.append_all([row]):  # as when reconciling and the session find it at once
+        context.books.apply(entry)
+    assert [segment.machine for segment in runner.book.segments] == [opened.machine]
+    await runner.pause()
+    await reach(runner, State.PAUSED)
 
 
 async def test_an_end_that_the_cloud_tells_later_replaces_the_estimate(cloud: Cloud) -> None:

@@ -103,7 +103,7 @@ MUTANTS = (
         BOOKS,
         "if any(segment.machine == entry.machine for segment in book.segments):",
         "if False:",
-        FAULTS,
+        ENDS,
     ),
     Mutant(
         "a price that is not the row's",
