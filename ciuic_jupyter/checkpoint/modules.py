@@ -6,7 +6,6 @@ file is gone or was edited after the import is saved with the code that it ran w
 
 from __future__ import annotations
 
-import ast
 import enum
 import functools
 import importlib
@@ -14,7 +13,7 @@ import os
 import struct
 import sys
 import types
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -42,28 +41,25 @@ def _folder() -> str | None:
     return None
 
 
-def own(added: Iterable[str], seen: Iterable[survey.Found]) -> Iterator[types.ModuleType]:
-    """Yield those `seen` whose file is below the notebook's folder or an entry in `added`, and in no environment."""
+def own(added: Iterable[str], seen: Iterable[survey.Found]) -> list[types.ModuleType]:
+    """Return those `seen` whose file is below the notebook's folder or an entry in `added`, and in no environment."""
     roots = {os.path.abspath(root) for root in (*added, _folder(), _began["folder"]) if root}
     roots -= {"/", *(entry for entry in (sys.prefix, sys.base_prefix, sys.exec_prefix))}
+    mine = []
     for found in seen:
-        if (found.installed and not is_traced(found.module)) or found.name in _began["modules"]:
+        if (found.installed and not found.traced) or found.name in _began["modules"]:
             continue
         file = getattr(found.module, "__file__", None)
         path = file if isinstance(file, str) and os.path.isabs(file) else ""
         below = any(path.startswith(root + os.sep) for root in roots)
-        if (path.endswith(".py") and below and not survey.is_library(path)) or is_traced(found.module):
-            yield found.module
+        if (path.endswith(".py") and below and not survey.is_library(path)) or found.traced:
+            mine.append(found.module)
+    return mine
 
 
-def is_traced(module: types.ModuleType) -> bool:
-    """Tell whether the user named this module to be paused inside: its loader then knows if the file was edited."""
-    return hasattr(getattr(module, "__loader__", None), "edited")
-
-
-def record(added: Iterable[str], seen: Iterable[survey.Found]) -> dict[str, Any] | None:
-    """Return what the globals, classes and caches of such modules hold; None if there are none."""
-    return {module.__name__: _state(module) for module in own(added, seen) if not is_whole(module)} or None
+def record(mine: Iterable[types.ModuleType]) -> dict[str, Any] | None:
+    """Return what the globals, classes and caches of modules of the user's hold; None if there are none."""
+    return {module.__name__: _state(module) for module in mine if not is_whole(module)} or None
 
 
 def _state(module: types.ModuleType) -> dict[str, Any]:
@@ -130,12 +126,12 @@ def _set_attributes(kind: Any, attributes: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def saved_whole(added: Iterable[str], seen: Sequence[survey.Found]) -> Iterator[list[types.ModuleType]]:
-    """Have modules whose file is gone or edited since saved with their code, and yield them.
+def saved_whole(mine: Iterable[types.ModuleType], seen: Iterable[survey.Found]) -> Iterator[list[types.ModuleType]]:
+    """Have those of `mine` whose file is gone or edited since saved with their code, and yield them.
 
     So are modules that were made by hand, where something refers to them.
     """
-    changed = [module for module in own(added, seen) if _is_changed(module)]
+    changed = [module for module in mine if _is_changed(module)]
     made = [found.module for found in seen if not found.installed and _is_made(found.module)]  # also some of libraries
     for module in (*changed, *made):
         cloudpickle.register_pickle_by_value(module)
@@ -185,7 +181,7 @@ def _is_changed(module: types.ModuleType) -> bool:
 
 def _is_edited(module: types.ModuleType, path: Path) -> bool:
     """Compare with the compiled file, written at the import; where there is none, the code of the functions."""
-    if is_traced(module):
+    if survey.is_traced(vars(module)):
         return bool(module.__loader__.edited())  # type: ignore[union-attr]  # its code has hooks, the file has none
     with suppress(OSError, struct.error, TypeError):
         flags, time, size = _STAMP.unpack_from(Path(str(module.__cached__)).read_bytes())
@@ -193,12 +189,16 @@ def _is_edited(module: types.ModuleType, path: Path) -> bool:
         if flags == 0 and (time, size) != (int(now.st_mtime) & 0xFFFFFFFF, now.st_size & 0xFFFFFFFF):
             return True
     try:
-        source = path.read_bytes()
-        ast.parse(source)
+        now_code = _compiled(str(path), path.read_bytes())
     except (OSError, SyntaxError, ValueError):
         return True
-    now_code = {code.co_qualname: code for code in _codes(compile(source, str(path), "exec", dont_inherit=True))}
     return any(now_code.get(name) != code for name, code in _own_codes(module))
+
+
+@functools.lru_cache(maxsize=256)  # a save asks again, and hardly any file has changed since the one before
+def _compiled(path: str, source: bytes) -> dict[str, types.CodeType]:
+    """Return the code that is in a source, by qualified names."""
+    return {code.co_qualname: code for code in _codes(compile(source, path, "exec", dont_inherit=True))}
 
 
 def _codes(code: types.CodeType) -> Iterator[types.CodeType]:

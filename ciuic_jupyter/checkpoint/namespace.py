@@ -156,8 +156,9 @@ def walked(
     plain = process.plain_record(report, inputs)
     collecting = gc.isenabled()
     seen = survey.look(process.words(inputs))
-    with modules.saved_whole(process.added_path(), seen) as whole:
-        job = _Job(namespace, values, state, process.records(report, seen), inputs, whole)
+    mine = modules.own(process.added_path(), seen)
+    with modules.saved_whole(mine, seen) as whole:
+        job = _Job(namespace, values, state, process.records(report, seen, mine), inputs, whole)
         job.give_up(force_placeholders or {})
         gc.disable()
         try:

@@ -16,6 +16,7 @@ import re
 import socket
 import sys
 import time
+import types
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -203,15 +204,18 @@ def _dotted_imports(inputs: Iterable[str]) -> list[str]:
 # parts that go into the graph
 
 
-def records(report: list[dict[str, str]], seen: Sequence[survey.Found]) -> dict[str, Any]:
+def records(
+    report: list[dict[str, str]], seen: Sequence[survey.Found], mine: Sequence[types.ModuleType]
+) -> dict[str, Any]:
     """Return the options of the process and its random generators, by part; one that can't be read is in `report`.
 
-    `seen` is what the modules hold: the parts in _OF_MODULES ask it.
+    `seen` is what the modules hold: the parts in _OF_MODULES ask it. `mine` are the modules of the user's.
     """
     found: dict[str, Any] = {}
+    asked = {**dict.fromkeys(_OF_MODULES, (seen,)), "modules": (mine,)}
     for name, (read, _) in _PARTS.items():
         try:
-            found[name] = read(seen) if name in _OF_MODULES else read()
+            found[name] = read(*asked.get(name, ()))
         except Exception as error:  # noqa: BLE001 - an object of the user's may be in the way; the variables count more
             reason = f"the state of {name} can't be saved ({type(error).__name__}: {error})"
             report.append({"name": name, "path": name, "reason": reason})
@@ -514,7 +518,7 @@ _PARTS: dict[str, tuple[Callable[..., Any], Callable[[Any], None]]] = {
     "interpreter": (_interpreter, _set_interpreter),
     "logging": (_logging_state, _set_logging_state),
     "decimal": (_decimal, _set_decimal),
-    "modules": (lambda seen: modules.record(added_path(), seen), modules.apply),
+    "modules": (modules.record, modules.apply),
     "hooks": (hooks.record, hooks.apply),
     "registries": (registries.record, registries.apply),
     "shell": (shell.record, shell.apply),
@@ -529,6 +533,6 @@ _PARTS: dict[str, tuple[Callable[..., Any], Callable[[Any], None]]] = {
     "torch_random": (_torch_random, _set_torch_random),
     "random": (_random, random.setstate),
 }
-_OF_MODULES = frozenset({"modules", "hooks", "registries", "context"})
+_OF_MODULES = frozenset({"hooks", "registries", "context"})
 ORDER = ("sources", *_PARTS)
 _LIBRARY_OF = {name: name for name in ("torch", "pandas", "matplotlib", "sklearn")} | {"torch_random": "torch"}

@@ -35,6 +35,7 @@ class Found:
     module: Any
     deep: bool  # its classes were looked into
     installed: bool = False  # an import of a package or of the interpreter made it: not the user, nor by hand
+    traced: bool = False  # the user named it to be paused inside
     patches: dict[str, Any] = field(default_factory=dict)  # path -> code of the notebook, or a mock
     abstract: list[Any] = field(default_factory=list)  # abstract classes of libraries
     variables: list[contextvars.ContextVar[Any]] = field(default_factory=list)
@@ -144,7 +145,7 @@ def _seen(name: str, module: Any, deep: bool) -> Found:
         names = module.__dict__
     if not isinstance(names, dict):
         return found
-    found.installed = _is_installed(name, names)
+    found.installed, found.traced = _is_installed(name, names), is_traced(names)
     found.dicts.append(names)
     mock = getattr(sys.modules.get("unittest.mock"), "NonCallableMock", None)
     for key, value in list(names.items()):
@@ -175,6 +176,11 @@ def _is_installed(name: str, names: Mapping[str, Any]) -> bool:
         whole = vars(sys.modules[top]) if top != name and type(sys.modules.get(top)) is types.ModuleType else {}
         return names.get("__spec__") is not None or (bool(whole) and _is_installed(top, whole))
     return isinstance(file, str) and is_library(file)
+
+
+def is_traced(names: Mapping[str, Any]) -> bool:
+    """Tell whether the user named a module to be paused inside: its loader then knows if the file was edited."""
+    return hasattr(names.get("__loader__"), "edited")
 
 
 def is_library(file: str) -> bool:
