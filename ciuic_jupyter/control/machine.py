@@ -162,27 +162,42 @@ class MachineHand:
         except CiuicError as error:  # the new one is here, and that is what counts
             _log.warning("%s: old checkpoints stay: %s", runner.book.name, error)
 
-    async def _hear_what_is_there(self) -> None:
-        """Take in what an agent that can't be heard any more wrote to its log, if its files can be had."""
-        runner = self._runner
-        provider = runner.context.provider(runner.book)
-        if not isinstance(provider, Remembers) or (self.link is not None and self.link.up):
-            return
-        folder = Path(tempfile.mkdtemp(prefix="left-", dir=runner.context.session_directory(runner.book.name)))
+    async def _rescue(self) -> None:
+        """Have here what a machine that ends still holds: its newest checkpoint, and what nobody heard of its agent."""
+        folder = Path(
+            tempfile.mkdtemp(prefix="left-", dir=self._runner.context.session_directory(self._runner.book.name))
+        )
         try:
-            await provider.events(self._machine, folder, runner.mirror.last_seq)
-            for count, (seq, frame) in enumerate(left(folder, runner.mirror.last_seq), start=1):
-                header = decode(frame).header
-                if header.get("type") != "event" or header.get("seq") != seq:
-                    raise ProtocolError(f"what stands in the log as event {seq} is none")
-                if runner.mirror.append_frame(seq, frame):
-                    runner.event(header, seq, frame)
-                if count % _AT_ONCE == 0:
-                    await asyncio.sleep(0)
+            await asyncio.gather(self._copy_log(folder), self._bring_what_is_there())  # it may be billed meanwhile
+            newest = await asyncio.to_thread(self._newest)
+            held = (newest["report"]["run"] or {}) if newest is not None else {}
+            await self._take_in(folder, str(held.get("run")))
         except (OSError, CiuicError, KeyError, TypeError, ValueError, AttributeError) as error:
             _log.warning("%s: what it said last can't be had: %s", self._machine, error)
         finally:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+    async def _copy_log(self, folder: Path) -> None:
+        """Copy what an agent that can't be heard wrote to its log, if its provider can reach its files."""
+        runner = self._runner
+        provider = runner.context.provider(runner.book)
+        if isinstance(provider, Remembers) and (self.link is None or not self.link.up):
+            try:
+                await provider.events(self._machine, folder, runner.mirror.last_seq)
+            except ProviderError as error:
+                _log.warning("%s: %s", self._machine, error)
+
+    async def _take_in(self, folder: Path, held: str) -> None:
+        """Show what stands in a copied log behind what was heard. A run that died in the checkpoint goes on there."""
+        runner = self._runner
+        for count, (seq, frame) in enumerate(left(folder, runner.mirror.last_seq), start=1):
+            header = decode(frame).header
+            if header.get("type") != "event" or header.get("seq") != seq:
+                raise ProtocolError(f"what stands in the log as event {seq} is none")
+            if runner.mirror.append_frame(seq, frame):
+                runner.late_event(header, seq, frame, suspended=held)
+            if count % _AT_ONCE == 0:
+                await asyncio.sleep(0)
 
     async def _bring_what_is_there(self) -> None:
         """Bring the newest checkpoint of a machine that ends, if it still can be had."""
@@ -206,8 +221,7 @@ class MachineHand:
             return
         self._stopping = True
         if self._runner.book.goal != "discarded" and not self._brought:
-            await self._hear_what_is_there()
-            await self._bring_what_is_there()
+            await self._rescue()
         why = said = self._runner.message  # the machine goes: it is still true once the machine is gone
         try:
             machine = self._machine
@@ -297,8 +311,7 @@ class MachineHand:
         runner = self._runner
         book = runner.book
         end = self._end(self._machine, found, found.detail if found is not None else "vanished")
-        await self._hear_what_is_there()
-        await self._bring_what_is_there()
+        await self._rescue()
         newest = await asyncio.to_thread(self._unknown)
         if newest is not None:
             text = "the machine heard nothing from here: it saved and stopped itself"

@@ -504,6 +504,15 @@ class Runner:
             error = str(header.get("error") or f"the kernel's process ended ({how})")
             self._kernel(str(header.get("state")), header.get("report"), error)
 
+    def late_event(self, header: Header, seq: int, frame: bytes, *, suspended: str) -> None:
+        """An event of an agent that is gone: it is shown, and it counts for its run; nothing is done about it.
+
+        The run `suspended` goes on from a checkpoint: that it died with its machine is not its end.
+        """
+        if (header.get("status"), header.get("run")) != ("died", suspended):
+            self.runs.fold(header, seq)
+        self.feed_viewers.event(seq, frame)
+
     def sample(self, header: Header) -> None:
         """Usage of the machine and the witnesses of idleness."""
         self.usage = {key: value for key, value in header.items() if key not in ("type", "buffers")}

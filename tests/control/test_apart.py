@@ -96,6 +96,21 @@ async def test_what_an_agent_said_unheard_before_it_left_is_heard(remembering: C
     await until(lambda: ends(again).get("after") == "ok")
 
 
+async def test_the_end_of_a_kernel_with_its_machine_is_heard_and_told_once(remembering: Cloud) -> None:
+    cloud = remembering
+    runner = await cloud.session()
+    await runner.submit("r", "hang", None)
+    await until(lambda: cloud.agent.current == "r" and runner.current == "r")
+    assert cloud.agent.log is not None
+    cloud.agent.log.append({"kind": "run_ended", "run": "r", "status": "died", "count": 1, "seconds": 1.0})
+    cloud.agent.log.append({"kind": "kernel", "run": None, "state": "dead", "exit_code": None, "signal": 15})
+    await cut_off(cloud, runner)
+    assert runner.book.state is State.FAILED
+    assert runner.message.startswith("the machine is gone"), "and not that its kernel died"
+    assert [h["status"] for _, h in runner.headers(0) if h["kind"] == "run_ended"] == ["died"]
+    assert runner.book.runs["r"].status == "died"
+
+
 async def test_a_log_with_a_hole_or_with_nonsense_is_heard_up_to_there(remembering: Cloud) -> None:
     cloud = remembering
     runner = await cloud.session()
