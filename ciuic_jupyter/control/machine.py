@@ -164,28 +164,24 @@ class MachineHand:
 
     async def _rescue(self) -> None:
         """Have here what a machine that ends still holds: its newest checkpoint, and what nobody heard of its agent."""
-        folder = Path(
-            tempfile.mkdtemp(prefix="left-", dir=self._runner.context.session_directory(self._runner.book.name))
-        )
+        runner = self._runner
+        provider = runner.context.provider(runner.book)
+        if not isinstance(provider, Remembers) or (self.link is not None and self.link.up):
+            await self._bring_what_is_there()
+            return
+        folder = Path(tempfile.mkdtemp(prefix="left-", dir=runner.context.session_directory(runner.book.name)))
         try:
-            await asyncio.gather(self._copy_log(folder), self._bring_what_is_there())  # it may be billed meanwhile
+            log = provider.events(self._machine, folder, runner.mirror.last_seq)
+            for error in await asyncio.gather(self._bring_what_is_there(), log, return_exceptions=True):
+                if isinstance(error, BaseException):
+                    raise error
             newest = await asyncio.to_thread(self._newest)
             held = (newest["report"]["run"] or {}) if newest is not None else {}
             await self._take_in(folder, str(held.get("run")))
         except (OSError, CiuicError, KeyError, TypeError, ValueError, AttributeError) as error:
-            _log.warning("%s: what it said last can't be had: %s", self._machine, error)
+            _log.warning("%s: not all that it holds can be had: %s", self._machine, error)
         finally:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-
-    async def _copy_log(self, folder: Path) -> None:
-        """Copy what an agent that can't be heard wrote to its log, if its provider can reach its files."""
-        runner = self._runner
-        provider = runner.context.provider(runner.book)
-        if isinstance(provider, Remembers) and (self.link is None or not self.link.up):
-            try:
-                await provider.events(self._machine, folder, runner.mirror.last_seq)
-            except ProviderError as error:
-                _log.warning("%s: %s", self._machine, error)
 
     async def _take_in(self, folder: Path, held: str) -> None:
         """Show what stands in a copied log behind what was heard. A run that died in the checkpoint goes on there."""
