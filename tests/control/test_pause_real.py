@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pytest
 from ciuic_jupyter.control.client import PlaneClient
 from ciuic_jupyter.core.money import NANO
 from ciuic_jupyter.errors import CiuicError
+from ciuic_jupyter.monitor import proof
 from ciuic_jupyter.settings import Settings
 
 LOOPS = """
@@ -127,6 +128,38 @@ def test_a_pause_in_the_middle_of_a_function_loses_nothing_and_prints_nothing_tw
     assert viewer.text.splitlines()[1:] == expected(viewer.text.count("\n") - 2)
     assert viewer.kinds().count("run_resumed") == 2
     client.close_session("s")
+
+
+def test_what_a_cell_printed_while_its_plane_was_dead_is_shown_though_the_machine_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CIUIC_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("CIUIC_RUNTIME_DIR", f"/tmp/ciuic-pause-{os.getpid()}")
+    monkeypatch.setenv("CIUIC_LEASE_SECONDS", "10")  # while a cell runs, the machine waits for its end
+    client = PlaneClient.ensure(Settings())
+    client.create("s")
+    viewer = Viewer(client, "s")
+    client.run("s", "r", until_there(tmp_path / "stop"))
+    until(lambda: "2 0." in viewer.text)
+    [lock] = (tmp_path / "state").rglob("lock")
+    os.kill(int(client.health()["pid"]), signal.SIGKILL)
+    until(lambda: "the plane is not heard any more" in lock.with_name("agent.log").read_text())
+    (tmp_path / "stop").touch()
+    until(lambda: not proof.is_held(lock))
+
+    with contextmanager(a_plane)() as again:
+        until(lambda: again.session("s")["state"] == "paused")
+        late = Viewer(again, "s")
+        until(lambda: "end\n" in late.text)
+        epochs = late.text.count("\n") - 2
+        assert late.text.splitlines()[1:] == expected(epochs)
+        assert late.text.count("\n") > viewer.text.count("\n")
+        assert [run["status"] for run in again.runs("s")] == ["ok"]
+        assert [receipt["reason"] for receipt in again.receipts("s")] == ["lease"]
+        again.create("s")
+        again.run("s", "more", "print('epochs', epoch + 1)")
+        until(lambda: f"epochs {epochs}\n" in late.text)
+        again.close_session("s")
 
 
 def test_a_killed_kernel_goes_on_from_its_last_checkpoint_and_prints_nothing_twice(
