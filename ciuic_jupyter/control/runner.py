@@ -118,6 +118,8 @@ class Runner:
         self.step_text = ""
         self.pause_pending = False
         self.usage = None
+        if self.book.intent is not None:
+            self.context.devices.gone(str(self.book.intent["id"]))
         self.energy = EnergyMeter()
         self.trace.clear()
         self.cap.reset()
@@ -510,6 +512,9 @@ class Runner:
         self.watch.take(header, self.context.clock.boot())
         self.trace.take(header, self.context.clock.boot())
         self.energy.take(header, self.context.clock.boot())
+        if self.live and self.book.intent is not None:
+            machine, of = str(self.book.intent["id"]), str(self.book.offer["instance"])
+            self.context.devices.take(machine, of, header, self.context.clock.boot())
         if self.context.watched is not None:
             self.context.watched.sampled(self.book.name, self.current is not None)
         if self.current is not None:
