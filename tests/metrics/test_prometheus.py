@@ -232,7 +232,12 @@ def test_no_counter_falls_when_the_plane_is_killed_and_starts_anew(site: Site) -
     after = {json.dumps(labels): value for labels, value in site.server.query("ciuic_cost_total")}
     assert set(after) == set(before)  # the same series, though the port is another
     assert all(after[key] >= value for key, value in before.items())
-    for name in ("ciuic_cost_total", "ciuic_billed_seconds_total", "ciuic_save_seconds_count", "ciuic_runs_ended_total"):
+    for name in (
+        "ciuic_cost_total",
+        "ciuic_billed_seconds_total",
+        "ciuic_save_seconds_count",
+        "ciuic_runs_ended_total",
+    ):
         assert {value for _, value in site.server.query(f"resets({name}[1h])")} == {0}
 
 
