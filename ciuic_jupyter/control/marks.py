@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 from contextlib import suppress
 from pathlib import Path
 
 from ciuic_jupyter.errors import UsageError
 from ciuic_jupyter.providers.files import write_private
 from ciuic_jupyter.settings import read_private
+
+_log = logging.getLogger(__name__)
 
 
 class Marks:
@@ -40,7 +43,10 @@ class Marks:
         return self._now[key]
 
     def keep(self) -> None:
-        """End the page: write what was shown, before it is; OSError if it can't be written."""
+        """End the page: write what it shows, before it is shown; on a full disk it is shown all the same."""
         if self._now != self._seen:
             self._seen = self._now
-            write_private(self._path, json.dumps({"of": self._of, "marks": self._seen}))
+            try:
+                write_private(self._path, json.dumps({"of": self._of, "marks": self._seen}))
+            except OSError as error:
+                _log.warning("what counters stood at is not kept over a restart: %s", error)

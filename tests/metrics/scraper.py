@@ -28,10 +28,11 @@ def needs(program: str) -> str:
     return found
 
 
-def config(state: Path, labels: dict[str, str]) -> dict[str, Any]:
-    """Return the example's configuration for a state directory, at a scrape a second; `labels` go on each series."""
+def config(state: Path, labels: dict[str, str], gpus: str) -> dict[str, Any]:
+    """Return the example's configuration, at a scrape a second, with `labels` on each series, and a job for `gpus`."""
     text = (EXAMPLES / "prometheus.yml").read_text().replace("STATE_DIR", str(state))
     made: dict[str, Any] = yaml.safe_load(text)
+    made["scrape_configs"].append({"job_name": "gpus", "static_configs": [{"targets": [gpus]}]})
     for job in made["scrape_configs"]:
         job["scrape_interval"] = "1s"
         job["relabel_configs"] = [{"target_label": name, "replacement": value} for name, value in labels.items()]

@@ -122,6 +122,9 @@ def test_marks_are_of_one_ledger_private_and_may_be_lost(tmp_path: Path) -> None
     for damaged in ("", "[]", '{"marks": {"a|b": "x"}}', '{"marks": null, "of": "y"}', json.dumps({"marks": 3})):
         path.write_text(damaged)
         assert show("y", 4) == 4
+    path.unlink()
+    path.mkdir()  # it can't be written
+    assert show("y", 3) == 3
 
 
 UNITS = ("seconds", "bytes", "ratio", "celsius", "joules")

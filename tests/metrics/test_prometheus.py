@@ -8,10 +8,13 @@ import shutil
 import signal
 import sqlite3
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from functools import cached_property
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +24,17 @@ import yaml
 
 from ciuic_jupyter.control.client import PlaneClient
 from ciuic_jupyter.control.clock import Clock
+from ciuic_jupyter.control.devices import DeviceCollector, Devices
 from ciuic_jupyter.control.ledger import Ledger
 from ciuic_jupyter.control.projections import Books
 from ciuic_jupyter.core.money import NANO
+from ciuic_jupyter.monitor.nvml import Nvml
 from ciuic_jupyter.settings import Settings
 from tests.control.test_daemon import gone
 from tests.control.test_pause_real import leave
+from tests.metrics.pages import text
 from tests.metrics.scraper import EXAMPLES, Prometheus, config, lint, prometheus
+from tests.monitor.test_nvml import Library
 from tests.ui.servers import until
 
 pytestmark = pytest.mark.prometheus
@@ -91,6 +98,31 @@ def work(client: PlaneClient, name: str, run: str) -> None:
     until(lambda: next(one for one in client.runs(name) if one["run"] == run)["ended"], f"run {run}")
 
 
+@contextmanager
+def gpus(folder: Path) -> Iterator[str]:
+    """Serve the page of two devices that NVML's double reads, where no GPU is at hand; yields its address."""
+    devices, clock = Devices(), Clock()
+    nvml = Nvml(lambda: Library(2), folder)
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            read = nvml.read()
+            assert not isinstance(read, str)
+            devices.take("m", "t", {"hostname": "node1", "gpus": [asdict(gpu) for gpu in read]}, clock.boot())
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(text(DeviceCollector(devices, clock)).encode())
+
+        def log_message(self, *_: Any) -> None:
+            """Say nothing."""
+
+    server = HTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     home, runtime = tmp_path_factory.mktemp("plane"), tempfile.mkdtemp(prefix="ciuic-p-")
@@ -106,7 +138,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         }.items():
             patch.setenv(f"CIUIC_{name}", value)
         client = PlaneClient.ensure(Settings())
-        with prometheus(home / "prometheus", config(home / "state", PLACE)) as server:
+        with gpus(home) as address, prometheus(home / "prometheus", config(home / "state", PLACE, address)) as server:
             made = Site(home / "state", server)
             server.until("ciuic_sessions")
             server.until('up{job="ciuic-devices"}')
@@ -148,7 +180,7 @@ def test_what_prometheus_knows_is_what_the_ledger_says_of_that_moment(site: Site
         shown[labels["kind"]] += round(dollars * NANO)
     assert sum(shown.values()) == sum(book.spent_nano(at_ms) for book in books.lives)
     assert shown["storage"] == sum(book.storage_nano(at_ms) for book in books.lives) > 0
-    assert all(shown[kind] > 0 for kind in ("starting", "idle", "saving")), shown
+    assert shown["starting"] > 0 and shown["idle"] > 0  # the others may be shorter than a billing unit
     seconds = sum(round(value * 1000) for _, value in found["ciuic_billed_seconds_total"])
     assert seconds == sum(book.billed_ms(at_ms) for book in books.lives) > 0
     ((_, unbilled),) = found["ciuic_unbilled_seconds_total"]
@@ -189,9 +221,6 @@ def expressions() -> dict[str, str]:
 @pytest.mark.parametrize("name", expressions())
 def test_each_query_of_the_dashboard_has_an_answer(site: Site, name: str) -> None:
     expression = expressions()[name]
-    if "DCGM" in expression:
-        assert isinstance(site.server.query(expression), list)  # data where there is a GPU, else an empty answer
-        return
     found = until(lambda: site.server.query(expression), name)
     assert not [value for _, value in found if value != value], f"NaN: {found}"
 
@@ -206,16 +235,14 @@ def test_each_rule_of_the_adapter_finds_its_series_and_its_query_holds(site: Sit
     series = site.server.ask("series", **{"match[]": rule["seriesQuery"]})
     resources = list(rule["resources"]["overrides"])
     query = rule["metricsQuery"]
-    for name, text in {
+    for name, value in {
         "Series": rule["seriesQuery"].partition("{")[0],
         "LabelMatchers": ",".join(f'{label}="{PLACE[label]}"' for label in resources),
         "GroupBy": resources[-1],
     }.items():
-        query = query.replace(f"<<.{name}>>", text)
+        query = query.replace(f"<<.{name}>>", value)
     assert "<<" not in query
     found = site.server.query(query)
-    if "DCGM" in query:
-        return
     assert series and all(set(resources) <= set(one) for one in series)
     ((labels, _),) = found
     assert labels == {resources[-1]: PLACE[resources[-1]]}
