@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from ciuic_jupyter.control.kinds import KINDS
 from ciuic_jupyter.control.ledger import Row
 from ciuic_jupyter.control.marks import Marks
 from ciuic_jupyter.control.metrics import LedgerCollector
@@ -65,6 +66,23 @@ async def test_seconds_and_money_by_kind_are_exactly_what_happened(cloud: Cloud)
     buckets = {dict(labels)["le"]: value for labels, value in series(read, "ciuic_save_seconds_bucket").items()}
     assert (buckets["0.5"], buckets["1.0"], buckets["+Inf"]) == (0, 1, 1)  # it took a second, by the agent's report
     assert one(read, "ciuic_as_of_timestamp_seconds") == cloud.clock.wall() - 1
+
+
+async def test_a_collector_that_remembers_says_what_a_new_one_says(cloud: Cloud) -> None:
+    kept = LedgerCollector(cloud.plane)
+    runner = await cloud.session()
+    for _ in range(2):
+        cloud.clock.turn(10)
+        assert text(kept) == page(cloud)
+        await runner.pause()
+        await reach(runner, State.PAUSED)
+        cloud.clock.turn(10)
+        assert text(kept) == page(cloud)
+        await runner.ensure()
+        await reach(runner, State.RUNNING)
+    for name, more in (("ciuic_cost_total", {"storage"}), ("ciuic_billed_seconds_total", set())):
+        kinds = {dict(labels)["kind"] for labels in series(text(kept), name)}
+        assert kinds == {*KINDS, *more}  # from 0 on, so that an increase has a beginning
 
 
 async def test_a_page_after_a_restart_is_the_page_before_it(cloud: Cloud) -> None:

@@ -57,6 +57,13 @@ def test_a_billing_unit_belongs_to_what_was_going_on_when_it_began() -> None:
     assert parts(made, BEGIN + 2 * HOUR + 1)[1] == {"starting": 2 * HOUR, "idle": HOUR}
 
 
+def test_a_clock_that_is_put_back_by_hours_counts_nothing_twice() -> None:
+    made = book((BEGIN, BEGIN + 9 * HOUR))
+    steps = [(0, State.STARTING), (4, State.RUNNING), (1, State.SAVING), (6, State.STOPPING)]
+    made.moments = [(BEGIN + at * HOUR, state) for at, state in steps]
+    assert parts(made, BEGIN + 9 * HOUR)[1] == {"starting": 4 * HOUR, "saving": 2 * HOUR, "releasing": 3 * HOUR}
+
+
 def test_a_machine_that_no_session_asked_for_is_an_orphan() -> None:
     made = book((BEGIN, BEGIN + HOUR))
     made.state = None
