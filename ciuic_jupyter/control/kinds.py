@@ -18,6 +18,7 @@ from ciuic_jupyter.core.session import State
 if TYPE_CHECKING:
     from ciuic_jupyter.control.projections import Book, Segment
 
+STOP_MS = 10_000  # from the end of a machine to the provider's word of it
 KINDS = ("starting", "running", "idle", "saving", "releasing", "orphan")
 
 _OF_STATE = {
@@ -66,6 +67,14 @@ class Course:
             at_ms = self._begins[-1]  # a clock that was put back
         self._begins.append(at_ms)
         self._kinds.append(kind)
+
+    def told_until(self, now_ms: int) -> int:
+        """Return until when an open machine's time will surely be billed: it may have ended since it was told to."""
+        number = bisect_right(self._begins, now_ms) - 1
+        since = None
+        while number >= 0 and self._kinds[number] == "releasing":
+            since, number = self._begins[number], number - 1
+        return now_ms if since is None else max(since, now_ms - STOP_MS)
 
     def parts(self, segment: Segment, now_ms: int) -> Iterator[Part]:
         """Yield the parts of a machine's time until now, in their order; they sum to its cost and billed time."""

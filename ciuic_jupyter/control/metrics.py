@@ -1,7 +1,8 @@
 """The ledger as Prometheus reads it: a collector without a state of its own, and no id in a label unless asked for.
 
 Amounts and times are integers until the last line; floats are for display, the ledger is the truth. All of a page is
-about one moment, a second ago: what happened until then is known by now, so a counter need not be taken back.
+about one moment, a second ago: what happened until then is known by now, so a counter need not be taken back. Of a
+machine that is being released it is ten seconds ago, for its end is known from the provider alone.
 """
 
 from __future__ import annotations
@@ -135,14 +136,14 @@ class LedgerCollector(Collector):
             ms.update(known.ms)
             for segment in list(book.segments):
                 if segment.closed_ms is None:
-                    _add_parts(known.course, segment, at_ms, nano, ms)
+                    _add_parts(known.course, segment, known.course.told_until(at_ms), nano, ms)
             currency = str(book.offer["currency"])
             nano[currency, "storage", ""] += book.storage_nano(at_ms)
             if book.segments:
                 always[(currency,)] += always_on_until(book, at_ms)
             if book.storage_since_ms is not None:
                 kept += max(0, book.end_ms(at_ms) - book.storage_since_ms)
-            unbilled += book.unbilled_ms(at_ms)
+            unbilled += book.unbilled_ms(_without_machine_until(book, at_ms))
         family = self._counts.family
         words = "Money spent, by what it went to: starting, running, idle, saving, releasing, orphan, storage."
         yield family("ciuic_cost_total", words, ["currency", "kind", "machine_type"], nano.items(), NANO)
@@ -241,6 +242,11 @@ def _add_parts(course: Course, segment: Segment, at_ms: int, nano: Counter[Key],
     for part in course.parts(segment, at_ms):
         nano[segment.currency, part.kind, name] += part.nano
         ms[part.kind, name] += part.billed_ms
+
+
+def _without_machine_until(book: Book, at_ms: int) -> int:
+    """Return until when a session surely had no machine: one that is asked for may be there, and not told yet."""
+    return min(at_ms, book.moments[-1][0]) if book.state is State.REQUESTED and book.moments else at_ms
 
 
 def _label(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import stat
 import time
@@ -18,7 +19,7 @@ from ciuic_jupyter.control.kinds import KINDS
 from ciuic_jupyter.control.ledger import Row
 from ciuic_jupyter.control.marks import Marks
 from ciuic_jupyter.control.metrics import LedgerCollector
-from ciuic_jupyter.control.projections import Books
+from ciuic_jupyter.control.projections import Books, Segment
 from ciuic_jupyter.control.purse import Purse
 from ciuic_jupyter.core.money import NANO
 from ciuic_jupyter.core.session import State
@@ -113,6 +114,27 @@ async def test_a_bill_that_is_corrected_lowers_no_counter_and_the_ledger_catches
     await correct(cloud, machine.machine, {**end, "at_ms": None})
     cloud.clock.turn(50)
     assert by(page(cloud), "ciuic_cost_total", "kind") == {"idle": 0.15}
+
+
+async def test_an_end_that_is_told_late_takes_nothing_back(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cloud says after seconds that a machine ended: no counter counted it meanwhile, none has to stand still."""
+    runner = await cloud.session()
+    monkeypatch.setattr(runner.hand, "_stop_wait", 0.01)
+    cloud.clock.turn(100)
+    cloud.provider.faults.look_error = 10**9
+    task = asyncio.create_task(runner.pause())
+    await reach(runner, State.STOPPING)
+    shown = []
+    for _ in range(3):
+        cloud.clock.turn(3)
+        shown.append(sum(series(page(cloud), "ciuic_billed_seconds_total").values()))
+    assert shown == [100, 100, 100]
+    cloud.provider.faults.look_error = 0
+    await reach(runner, State.PAUSED)
+    await task
+    cloud.clock.turn(5)
+    total = sum(series(page(cloud), "ciuic_billed_seconds_total").values())
+    assert total * 1000 == runner.book.billed_ms(10**15)
 
 
 async def test_a_clock_that_is_put_back_lowers_no_counter(cloud: Cloud) -> None:
@@ -244,6 +266,23 @@ def test_huge_and_tiny_amounts_are_shown_as_near_as_a_float_can(tmp_path: Path) 
     assert sum(series(read, "ciuic_cost_total").values()) == float(Decimal("123456789.123456789"))
     marks = json.loads((tmp_path / "metrics-marks.json").read_text())["marks"]
     assert 123_456_789_123_456_789 in marks.values()  # kept as an integer
+
+
+def test_a_machine_that_comes_is_not_counted_as_none_before_it_is_told(tmp_path: Path) -> None:
+    begin = 1_800_000_000_000
+    made, books = book((begin, begin + HOUR)), Books()
+    books.sessions["s"] = made
+    asked = begin + 2 * HOUR
+    made.moments, made.state = [(asked, State.REQUESTED)], State.REQUESTED
+
+    def unbilled(now: int) -> float:
+        return one(text(LedgerCollector(plane_of(books, tmp_path, now + 1000))), "ciuic_unbilled_seconds_total")
+
+    assert unbilled(asked - 60_000) == 3540
+    assert unbilled(asked + 8000) == 3600
+    made.segments.append(Segment("m2", asked + 1000, 1, "USD", 1000, 0))  # told at last, backdated to its birth
+    made.state = State.STARTING
+    assert unbilled(asked + 9000) == 3601
 
 
 def test_an_empty_ledger_has_a_page(tmp_path: Path) -> None:

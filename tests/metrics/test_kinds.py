@@ -57,6 +57,13 @@ def test_a_billing_unit_belongs_to_what_was_going_on_when_it_began() -> None:
     assert parts(made, BEGIN + 2 * HOUR + 1)[1] == {"starting": 2 * HOUR, "idle": HOUR}
 
 
+def test_a_machine_that_was_told_to_stop_may_have_done_so_already() -> None:
+    made = book((BEGIN, None))
+    made.moments = [(BEGIN, State.RUNNING), (BEGIN + 60_000, State.STOPPING), (BEGIN + 65_000, State.PAUSED)]
+    told = [Course(made).told_until(BEGIN + at) - BEGIN for at in (-5, 59_000, 60_000, 64_000, 69_000, 80_000)]
+    assert told == [-5, 59_000, 60_000, 60_000, 60_000, 70_000]
+
+
 def test_a_clock_that_is_put_back_by_hours_counts_nothing_twice() -> None:
     made = book((BEGIN, BEGIN + 9 * HOUR))
     steps = [(0, State.STARTING), (4, State.RUNNING), (1, State.SAVING), (6, State.STOPPING)]
