@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import gc
 import hashlib
 import hmac
 import importlib.metadata
@@ -202,6 +203,8 @@ async def serve(settings: Settings) -> bool:
     _end_in_order(plane)
     try:
         await plane.start()
+        gc.collect()
+        gc.freeze()  # the books stay: walking over them for garbage took 225 ms of 1,000 sessions with 50,000 cells
         config = uvicorn.Config(
             make_app(plane, token, listener.getsockname()[1]),
             log_level="warning",
