@@ -208,6 +208,7 @@ def expressions() -> dict[str, str]:
     """Return every query of the dashboard by its panel, with Grafana's variables put in."""
     board = json.loads((EXAMPLES / "grafana" / "ciuic.json").read_text())
     assert board["uid"] and board["templating"]["list"][0]["type"] == "datasource"
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
     found = {}
     for panel in board["panels"]:
         assert panel["datasource"]["uid"] == "${datasource}"
