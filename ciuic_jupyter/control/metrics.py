@@ -47,6 +47,7 @@ class _Known:
 
     changes: int
     course: Course
+    opened: list[Segment] = field(default_factory=list)  # of machines that are there
     nano: Counter[Key] = field(default_factory=Counter)  # of machines that are gone, by (currency, kind, machine type)
     ms: Counter[Key] = field(default_factory=Counter)  # by (kind, machine type)
     runs: Counter[str] = field(default_factory=Counter)  # by status
@@ -106,6 +107,8 @@ class LedgerCollector(Collector):
             for segment in list(book.segments):
                 if segment.closed_ms is not None:
                     _add_parts(known.course, segment, segment.closed_ms, known.nano, known.ms)
+                else:
+                    known.opened.append(segment)
             known.runs.update(run.status for run in list(book.runs.values()))
         return known
 
@@ -134,9 +137,8 @@ class LedgerCollector(Collector):
             known = self._known[book.life]
             nano.update(known.nano)
             ms.update(known.ms)
-            for segment in list(book.segments):
-                if segment.closed_ms is None:
-                    _add_parts(known.course, segment, known.course.told_until(at_ms), nano, ms)
+            for segment in known.opened:
+                _add_parts(known.course, segment, known.course.told_until(at_ms), nano, ms)
             currency = str(book.offer["currency"])
             nano[currency, "storage", ""] += book.storage_nano(at_ms)
             if book.segments:
@@ -216,8 +218,9 @@ class LedgerCollector(Collector):
         ms: Counter[Key] = Counter()
         for book in lives:
             if book.name in names:
-                nano[book.name, str(book.offer["currency"])] += book.spent_nano(at_ms)
-                ms[(book.name,)] += book.billed_ms(at_ms)
+                told = self._known[book.life].course.told_until(at_ms)
+                nano[book.name, str(book.offer["currency"])] += book.compute_nano(told) + book.storage_nano(at_ms)
+                ms[(book.name,)] += book.billed_ms(told)
         family = self._counts.family
         words = "Money spent by a session, over all its lives."
         yield family("ciuic_session_cost_total", words, ["session", "currency"], nano.items(), NANO)
