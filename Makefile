@@ -13,4 +13,4 @@ check: ## linters, types, import walls
 	scripts/check
 
 quick: ## tests that take seconds
-	scripts/test -m "not (ui or crash or gpu or ssh)"
+	scripts/test -m "not (ui or crash or gpu or ssh or prometheus)"

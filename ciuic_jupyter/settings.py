@@ -92,6 +92,13 @@ class Settings(BaseSettings):
     reconcile_seconds: float = Field(60, gt=0, description="how often the provider's list is compared with the ledger")
     start_timeout_seconds: float = Field(300, gt=0, description="a machine that is not ready by then is stopped")
 
+    metrics_sessions: bool = Field(
+        False, description="show Prometheus each session, by name in a label; else no name or id is in any"
+    )
+    metrics_sessions_limit: int = Field(
+        200, ge=1, le=100000, description="most sessions shown so, the open and newest first; a gauge counts the others"
+    )
+
     sample_hz: float = Field(10, gt=0, le=100, description="usage samples per second")
     warm_start: bool = Field(True, description="keep a warm parent process with torch imported, for fast starts")
     warm_modules: str = Field("numpy,torch", description="modules the warm parent imports")

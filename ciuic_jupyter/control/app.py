@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ciuic_jupyter.control import stored
 from ciuic_jupyter.control.daemon import VERSION, proof
+from ciuic_jupyter.control.metrics_routes import PAGES, MetricsRoutes, metrics_token
 from ciuic_jupyter.control.money_routes import MoneyRoutes
 from ciuic_jupyter.control.panel_routes import PanelRoutes
 from ciuic_jupyter.control.plane import Plane
@@ -102,11 +103,12 @@ class Answer(_Body):
 
 
 class Gate:
-    """Lets in who knows the token, by a loopback name, and is no browser page."""
+    """Lets in who knows the token, by a loopback name, and is no browser page; pages of metrics have their own."""
 
-    def __init__(self, app: ASGIApp, token: str, port: int) -> None:
+    def __init__(self, app: ASGIApp, token: str, port: int, pages_token: str) -> None:
         self._app = app
         self._token = f"Bearer {token}".encode()
+        self._pages_token = f"Bearer {pages_token}".encode()
         self._hosts = {f"{name}:{port}".encode() for name in ("127.0.0.1", "localhost", "[::1]")}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -119,12 +121,16 @@ class Gate:
             await _refuse(scope, receive, send, 403, "this name is not the control plane's")
         elif b"origin" in headers or headers.get(b"sec-fetch-site", b"none") != b"none":
             await _refuse(scope, receive, send, 403, "web pages can't call the control plane")
-        elif scope["path"] != _OPEN and not hmac.compare_digest(headers.get(b"authorization", b""), self._token):
+        elif scope["path"] != _OPEN and not self._knows(scope["path"], headers.get(b"authorization", b"")):
             await _refuse(scope, receive, send, 401, "the token is missing or wrong")
         elif scope["type"] == "websocket" or (scope["method"] == "PUT" and scope["path"].endswith("/variables")):
             await self._app(scope, receive, send)
         else:
             await self._app(scope, _limited(receive), send)
+
+    def _knows(self, path: str, said: bytes) -> bool:
+        """Tell whether the token of this path was said: the scraper's opens the pages of metrics, and nothing else."""
+        return hmac.compare_digest(said, self._pages_token if path in PAGES else self._token)
 
 
 def _more_than_one(scope: Scope, *names: bytes) -> bool:
@@ -439,8 +445,9 @@ def make_app(plane: Plane, token: str, port: int) -> ASGIApp:
     app.include_router(Routes(plane, token).router)
     app.include_router(PanelRoutes(plane).router)
     app.include_router(MoneyRoutes(plane).router)
+    app.include_router(MetricsRoutes(plane).router)
     app.add_exception_handler(CiuicError, _on_ciuic_error)
     app.add_exception_handler(RequestValidationError, _on_bad_input)
     app.add_exception_handler(HTTPException, _on_refusal)
     app.add_exception_handler(Exception, _on_failure)
-    return Gate(app, token, port)
+    return Gate(app, token, port, metrics_token(plane.settings))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ciuic_jupyter.control.clock import Clock
+from ciuic_jupyter.control.devices import Devices
 from ciuic_jupyter.control.ledger import Ledger
 from ciuic_jupyter.control.projections import Book, Books
 from ciuic_jupyter.core.money import parse_usd
@@ -47,6 +48,7 @@ class Context:
     key: bytes  # the user's; a session's checkpoints are signed by one that is derived from it
     watched: Watched | None = None
     purse: Purse | None = None  # budgets that all sessions share
+    devices: Devices = field(default_factory=Devices)
     confirmed: set[str] = field(default_factory=set)  # machines whose end the provider told twice
 
     def now_ms(self) -> int:

@@ -113,6 +113,8 @@ class Book:
     receipts: list[dict[str, Any]] = field(default_factory=list)
     save_seconds: list[float] = field(default_factory=list)
     restore_seconds: list[float] = field(default_factory=list)
+    moments: list[tuple[int, State]] = field(default_factory=list)  # when each state began
+    changes: int = 0  # entries folded in: what is known of so many stays true until there are more
 
     @property
     def open_segment(self) -> Segment | None:
@@ -220,6 +222,7 @@ class Books:
         if fold is None:
             raise LedgerError(f"entry {entry.id} is of the unknown kind {entry.kind!r}; a newer version wrote it")
         fold(book, entry)
+        book.changes += 1
 
     def _born(self, entry: Entry) -> None:
         body = entry.body
@@ -228,7 +231,10 @@ class Books:
         self.sessions[entry.session] = born(entry.session, body)
 
     def _state(self, book: Book, entry: Entry) -> None:
-        book.state = State(entry.body["to"])
+        state = State(entry.body["to"])
+        if state is not book.state:
+            book.moments.append((entry.body["at_ms"], state))
+        book.state = state
         book.goal = entry.body.get("goal", book.goal)
         if entry.body["event"] not in _STARTS:
             pausing = entry.body["event"] == "pause"

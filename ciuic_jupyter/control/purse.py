@@ -37,6 +37,11 @@ class Window:
     budget_nano: int
     begin_ms: int
 
+    @property
+    def scope(self) -> str:
+        """Its kind: day, month or user."""
+        return self.key.partition(":")[0]
+
 
 def hold_seconds(budget_nano: int, rate: int) -> float:
     """Return how long a cell may be waited for near the end of a budget."""
@@ -72,6 +77,10 @@ class Purse:
             window.key: self._spent(window) * 100 // window.budget_nano for window in self._windows()
         }
 
+    def spent(self, at_ms: int) -> list[tuple[Window, int]]:
+        """Return the shared budgets of now, with what was spent of each until `at_ms`."""
+        return [(window, self._spent(window, at_ms)) for window in self._windows()]
+
     def _windows(self) -> list[Window]:
         day = day_of(self._context.now_ms(), self._zone)
         first = day.replace(day=1)
@@ -85,10 +94,10 @@ class Purse:
             found.append(Window("user", "the budget of all sessions", self._user, 0))
         return found
 
-    def _spent(self, window: Window) -> int:
-        now_ms, currency = self._context.now_ms(), self._context.settings.currency
+    def _spent(self, window: Window, at_ms: int | None = None) -> int:
+        until_ms, currency = self._context.now_ms() if at_ms is None else at_ms, self._context.settings.currency
         books = [book for book in self._context.books.lives if book.offer["currency"] == currency]
-        return spent_since(books, window.begin_ms, now_ms)
+        return spent_since(books, window.begin_ms, max(window.begin_ms, until_ms))
 
     def check_currency(self, currency: str) -> None:
         """Raise UsageError if a machine is paid in a currency that the shared budgets can't count."""

@@ -54,6 +54,7 @@ class Runner:
         self.current: str | None = None  # the run at the agent
         self.pause_pending = False
         self.by_rule = False  # the pause under way is the idle rule's
+        self._readied: str | None = None  # the machine whose kernel was heard to be ready
         self.step_text = ""
         self.message = ""
         self.usage: Header | None = None
@@ -118,6 +119,8 @@ class Runner:
         self.step_text = ""
         self.pause_pending = False
         self.usage = None
+        if self.book.intent is not None:
+            self.context.devices.gone(str(self.book.intent["id"]))
         self.energy = EnergyMeter()
         self.trace.clear()
         self.cap.reset()
@@ -466,7 +469,10 @@ class Runner:
     def _kernel(self, kernel: str, restored: Header | None, error: str) -> None:
         state = self.book.state
         if kernel in ("ready", "restored") and state is State.STARTING:
-            self.spawn(self._ready(restored))
+            machine = self.book.intent["id"] if self.book.intent is not None else None
+            if machine != self._readied:  # the agent's greeting and its event may both say so
+                self._readied = machine
+                self.spawn(self._ready(restored))
         elif kernel == "failed" and state is State.STARTING:
             text = f"the checkpoint could not be restored: {error}; it is kept"
             self.spawn(self.offer(Event.RESTORE_FAILED, message=text, goal="restore_failed"))
@@ -519,6 +525,9 @@ class Runner:
         self.watch.take(header, self.context.clock.boot())
         self.trace.take(header, self.context.clock.boot())
         self.energy.take(header, self.context.clock.boot())
+        if self.live and self.book.intent is not None:
+            machine, of = str(self.book.intent["id"]), str(self.book.offer["instance"])
+            self.context.devices.take(machine, of, header, self.context.clock.boot())
         if self.context.watched is not None:
             self.context.watched.sampled(self.book.name, self.current is not None)
         if self.current is not None:

@@ -42,7 +42,8 @@ class Usage:
     def _tell(self) -> None:
         window, self._window = self._window, []
         if self._socket.connected:
-            self._socket.tell({"type": "sample", **_average(window), "kernel": self.kernel(), "now": boottime()})
+            said = {"kernel": self.kernel(), "hostname": os.uname().nodename, "now": boottime()}
+            self._socket.tell({"type": "sample", **_average(window), **said})
 
     def kernel(self) -> dict[str, Any]:
         """Say whether the kernel works, and since when (boottime): the exact one of the three witnesses."""

@@ -12,7 +12,10 @@ _READS_BEFORE_RETRY = 30  # a driver that failed is asked again then, about ever
 
 @dataclass(frozen=True)
 class GpuSample:
-    """One device: utilisation in percent of time, memory in bytes, power in watts, energy in joules since boot."""
+    """One device: utilisation in percent of time, memory in bytes, power in watts, energy in joules since boot.
+
+    `memory_utilization_percent`: of time in which memory was read or written; temperature in degrees Celsius.
+    """
 
     index: int
     name: str
@@ -21,6 +24,9 @@ class GpuSample:
     memory_total_bytes: int
     power_watts: float | None
     energy_joules: float | None
+    uuid: str | None = None
+    memory_utilization_percent: float | None = None
+    temperature_celsius: float | None = None
 
 
 def _load() -> Any:
@@ -84,20 +90,32 @@ class Nvml:
     def _one(self, index: int, handle: Any) -> GpuSample:
         nvml = self._nvml
         memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-        name = nvml.nvmlDeviceGetName(handle)
+        used = nvml.nvmlDeviceGetUtilizationRates(handle)
         return GpuSample(
             index=index,
-            name=name.decode() if isinstance(name, bytes) else str(name),
-            utilization_percent=float(nvml.nvmlDeviceGetUtilizationRates(handle).gpu),
+            name=_text(nvml.nvmlDeviceGetName(handle)),
+            utilization_percent=float(used.gpu),
             memory_used_bytes=int(memory.used),
             memory_total_bytes=int(memory.total),
-            power_watts=self._optional(nvml.nvmlDeviceGetPowerUsage, handle),
-            energy_joules=self._optional(nvml.nvmlDeviceGetTotalEnergyConsumption, handle),
+            power_watts=self._thousandths(nvml.nvmlDeviceGetPowerUsage, handle),
+            energy_joules=self._thousandths(nvml.nvmlDeviceGetTotalEnergyConsumption, handle),
+            uuid=_text(uuid) if (uuid := self._optional(nvml.nvmlDeviceGetUUID, handle)) is not None else None,
+            memory_utilization_percent=float(used.memory),
+            temperature_celsius=self._optional(nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU),
         )
 
-    def _optional(self, read: Any, handle: Any) -> float | None:
-        """Return a reading in base units (NVML gives thousandths), None where the device has no such sensor."""
+    def _optional(self, read: Any, *arguments: Any) -> Any:
+        """Return a reading, None where the device has no such sensor."""
         try:
-            return float(read(handle)) / 1000
+            return read(*arguments)
         except self._nvml.NVMLError:
             return None
+
+    def _thousandths(self, read: Any, handle: Any) -> float | None:
+        """Return a reading in base units, of which NVML gives thousandths."""
+        found = self._optional(read, handle)
+        return float(found) / 1000 if found is not None else None
+
+
+def _text(said: str | bytes) -> str:
+    return said.decode() if isinstance(said, bytes) else str(said)

@@ -21,7 +21,7 @@ _LEVEL_SECONDS = 1.0  # a clock tick of 10 ms within one sample of 10 ms is not 
 
 @dataclass(frozen=True)
 class Sample:
-    """One moment of a kernel's process tree; CPU in percent of one core since the sample before.
+    """One moment of a kernel's process tree; CPU in percent of a core since the sample before, seconds since the first.
 
     None is a level that is not known: nothing to compare with yet, or `processes_witness` says why.
     """
@@ -34,6 +34,7 @@ class Sample:
     gpu_why: str | None
     processes_witness: Witness
     gpu_witness: Witness
+    cpu_seconds: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for JSON; a witness is {quiet, since, detail} or {why}."""
@@ -110,7 +111,8 @@ class Sampler:
                 kernel_cpu = 100 * (usage.root_cpu_seconds - before.root_cpu_seconds) / seconds
         self._last = (now, usage)
         witness = self._witness(usage, now)
-        return Sample(cpu, kernel_cpu, usage.rss_bytes, usage.processes, gpus, why, witness, gpu_witness)
+        seen = (usage.rss_bytes, usage.processes, gpus, why, witness, gpu_witness, usage.cpu_seconds)
+        return Sample(cpu, kernel_cpu, *seen)
 
     def close(self) -> None:
         """Let all descriptors go."""

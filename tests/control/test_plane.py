@@ -9,6 +9,7 @@ import pytest
 from ciuic_jupyter.core.money import NANO
 from ciuic_jupyter.core.session import State
 from ciuic_jupyter.errors import BudgetExceeded, OutOfCapacity, ProviderError, SaveFailed, UnknownSession, UsageError
+from ciuic_jupyter.providers.base import Intent
 from tests.control.conftest import Cloud, reach, until
 
 
@@ -479,3 +480,22 @@ async def test_unknown_names_and_types_say_what_there_is(cloud: Cloud) -> None:
     with pytest.raises(UsageError):
         await cloud.plane.create("../x", instance=None, budget_nano=None, cwd=None)
     assert set(cloud.plane.runners) == {"first"}
+
+
+async def test_a_restore_that_is_told_twice_is_one(cloud: Cloud) -> None:
+    runner = await cloud.session()
+    await runner.pause()
+    await reach(runner, State.PAUSED)
+
+    def start(intent: Intent) -> None:
+        cloud.agent.start(intent)
+        cloud.agent.kernel = "starting"
+
+    cloud.provider.on_start = start
+    await runner.ensure()
+    await reach(runner, State.STARTING)
+    for _ in range(2):  # as a greeting and an event that cross
+        runner._kernel("restored", {"seconds": {"total": 2.0}}, "")
+    await reach(runner, State.RUNNING)
+    await runner.flush()
+    assert runner.book.restore_seconds == [2.0]

@@ -19,6 +19,7 @@ class Library:
     NVMLError = pynvml.NVMLError
     NVML_ERROR_LIBRARY_NOT_FOUND = pynvml.NVML_ERROR_LIBRARY_NOT_FOUND
     NVML_ERROR_DRIVER_NOT_LOADED = pynvml.NVML_ERROR_DRIVER_NOT_LOADED
+    NVML_TEMPERATURE_GPU = pynvml.NVML_TEMPERATURE_GPU
 
     def __init__(self, devices: int = 1, **faults: int) -> None:
         self.devices = devices
@@ -56,6 +57,13 @@ class Library:
     def nvmlDeviceGetTotalEnergyConsumption(self, handle: int) -> int:
         return int(self._say("energy", 5_000))
 
+    def nvmlDeviceGetUUID(self, handle: int) -> str:
+        return str(self._say("uuid", f"GPU-{handle}"))
+
+    def nvmlDeviceGetTemperature(self, handle: int, sensor: int) -> int:
+        assert sensor == self.NVML_TEMPERATURE_GPU
+        return int(self._say("temperature", 45))
+
 
 def missing() -> Any:
     raise ImportError("no pynvml")
@@ -64,14 +72,17 @@ def missing() -> Any:
 def test_each_device_is_read_in_base_units(tmp_path: Path) -> None:
     nvml = Nvml(lambda: Library(2), tmp_path)
     assert not nvml.absent and nvml.why is None
-    assert nvml.read() == tuple(GpuSample(index, "H100", 37.0, 3, 80, 71.5, 5.0) for index in range(2))
+    rest = [(f"GPU-{index}", 1.0, 45) for index in range(2)]
+    assert nvml.read() == tuple(GpuSample(index, "H100", 37.0, 3, 80, 71.5, 5.0, *rest[index]) for index in range(2))
 
 
 def test_a_sensor_that_a_device_lacks_is_none_and_not_0(tmp_path: Path) -> None:
-    library = Library(power=pynvml.NVML_ERROR_NOT_SUPPORTED, energy=pynvml.NVML_ERROR_FUNCTION_NOT_FOUND)
+    lacking = pynvml.NVML_ERROR_NOT_SUPPORTED
+    library = Library(power=lacking, energy=pynvml.NVML_ERROR_FUNCTION_NOT_FOUND, uuid=lacking, temperature=lacking)
     read = Nvml(lambda: library, tmp_path).read()
     assert not isinstance(read, str)
     assert (read[0].power_watts, read[0].energy_joules, read[0].utilization_percent) == (None, None, 37.0)
+    assert (read[0].uuid, read[0].temperature_celsius, read[0].memory_utilization_percent) == (None, None, 1.0)
 
 
 @pytest.mark.parametrize("part", ["memory", "utilization"])
@@ -141,3 +152,5 @@ def test_this_machines_gpus() -> None:
         assert gpu.name and 0 <= gpu.utilization_percent <= 100
         assert 0 <= gpu.memory_used_bytes <= gpu.memory_total_bytes and gpu.memory_total_bytes > 2**30
         assert gpu.power_watts is None or 0 < gpu.power_watts < 2000
+        assert gpu.uuid is not None and gpu.uuid.startswith(("GPU-", "MIG-"))
+        assert gpu.temperature_celsius is None or 0 < gpu.temperature_celsius < 120

@@ -146,7 +146,8 @@ for head in ("", "Authorization: Bearer guess\\r\\n"):
 def secrets_of(site: Site) -> list[bytes]:
     state = site.settings.state_dir
     config = json.loads((site.machine / "agent.json").read_text())
-    texts = [site.plane.token, (state / "key").read_text(), config["token"], CANARY]
+    kept = [(state / name).read_text() for name in ("key", "metrics.token")]
+    texts = [site.plane.token, *kept, config["token"], CANARY]
     return [text.strip().encode() for text in texts]
 
 

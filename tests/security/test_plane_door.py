@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import socket
 import struct
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 
 from ciuic_jupyter.control.app import make_app
 from ciuic_jupyter.control.daemon import proof
+from ciuic_jupyter.control.metrics_routes import PAGES, metrics_token
 from ciuic_jupyter.control.plane import Plane
 from ciuic_jupyter.kernels.protocol import encode
 from ciuic_jupyter.settings import Settings
@@ -128,6 +130,38 @@ def test_the_challenge(site: Site) -> None:
     assert json.loads(answer.body) == {"proof": proof(site.plane.token, "ab" * 16)}
     for nonce in ("", "ab", "x" * 32, "AB" * 16, "ab" * 1000, "%3Cscript%3E"):
         assert site.plane.ask("GET", f"/v1/challenge?nonce={nonce}", {BEARER: None}).status == 400
+
+
+@ROOM.attack("the scraper's token (`metrics.token`) at every other route", "401; it reads two pages and does nothing")
+def test_the_scrapers_token(site: Site, routes: list[tuple[str, str]]) -> None:
+    scraper = {BEARER: f"Bearer {metrics_token(site.settings)}"}
+    assert {path for _, path in routes} >= set(PAGES)
+    for method, path in routes:
+        if path in PAGES:
+            assert site.plane.ask(method, path, scraper).status == 200
+        elif path != "/v1/challenge":
+            assert site.plane.ask(method, path, scraper).status in (401, 403), path
+    for path in ("/metrics/", "/metrics/x", "//metrics", "/metrics/../v1/sessions", "/v1/sessions?/metrics"):
+        assert site.plane.ask("GET", path, scraper).status in (401, 404), path
+    assert site.sessions() == {"s"}
+
+
+@ROOM.attack("the plane's own token at `/metrics`, so that a scraper's file would hold it", "401")
+def test_the_planes_token_is_no_scrapers(site: Site) -> None:
+    for path in PAGES:
+        assert site.plane.ask("GET", path).status == 401
+
+
+@ROOM.attack("names and ids of sessions, cells, machines, paths and tokens on the scraper's pages", "none")
+def test_pages_name_nobody(site: Site) -> None:
+    site.run("measured", "kept = 1")
+    view = site.client.session("s")
+    secret = {site.plane.token, metrics_token(site.settings), str(view["id"]), str(view["machine"]), "measured"}
+    secret.add(str(site.home))
+    for path in PAGES:
+        page = site.plane.ask("GET", path, {BEARER: f"Bearer {metrics_token(site.settings)}"}).body.decode()
+        assert not [word for word in secret if word in page]
+        assert not re.search(r'="s"|session=|user=|run=', page)
 
 
 FORM = "application/x-www-form-urlencoded"
