@@ -17,6 +17,7 @@ from typing import Any
 Key = tuple[int, "Site"]
 
 LOOPS: dict[Key, Iterator[Any]] = {}
+ASIDE: set[Key] = set()  # those of them that another thread than the main one runs
 MANAGERS: dict[tuple[int, Site, int], Manager] = {}
 
 _SITES: dict[tuple[str, str], Site] = {}
@@ -52,7 +53,10 @@ class Site:
     def turns(self, iterator: Iterator[Any], *, inside: bool) -> Generator[Any, None, None]:
         """Yield what is left; `inside` the body, where something else goes on first, with an item nobody reads."""
         key = (id(sys._getframe(1)), self)
+        LOOPS.pop(key, None)  # the order is that in which they began
         LOOPS[key] = iterator
+        if threading.current_thread() is not threading.main_thread():
+            ASIDE.add(key)
         try:
             if inside:
                 yield None
@@ -65,6 +69,7 @@ class Site:
         finally:
             if LOOPS.get(key) is iterator:
                 del LOOPS[key]
+                ASIDE.discard(key)
 
     def tick(self) -> bool:
         """Be a boundary of a `while`."""
