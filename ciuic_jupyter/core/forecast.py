@@ -1,0 +1,480 @@
+"""How long a run will take: from where its counted loops stand and stood, with an interval.
+
+A turn of a loop is made of the loops inside it and of the rest: an epoch of its steps, a validation, a checkpoint. What
+is left is a count of each, times its recent mean. A beginning that is slower (compiling, caches) counts as spent and
+predicts nothing; after a change of pace that is no noise, only what came since predicts; a steady drift goes on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+_Blocks = list[tuple[float, float]]  # turns, and the seconds they took together
+_BLOCKS = 240  # are kept of one loop; of more, two become one
+_SIGNIFICANT = 5.0  # standard errors between two paces that are two
+_SMALLEST = 0.03  # share of the pace that a change is worth a look
+_SIDE = 5  # blocks at least on each side of a change
+_WARM = 1.25  # a beginning that is slower than the middle by so much is warming up
+_SHORT = 4.0  # looks that a loop inside a turn must last to be told apart
+_LEAST_SECONDS = 3.0
+# Measured by benchmarks/forecast.py on its calibration runs (decision 44)
+_Z = 1.9  # standard deviations to each side
+_FLOOR = 0.02  # of what is left: paces change in ways that no past shows
+_FIRST_LOW, _FIRST_HIGH = 0.62, 1.35  # times what is left, while the first turn with loops inside is not over
+
+
+@dataclass(frozen=True)
+class Loop:
+    """One loop under way, as seen from outside; `left` is None where its length is not known."""
+
+    place: str
+    name: str
+    taken: int | None
+    left: int | None
+    kind: str = ""
+    endless: int | None = None  # the line of a `while` around it
+    follow: int = 0  # loops that come after it
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Loop:
+        """Return the loop of a kernel's look; what is no count counts as unknown."""
+        taken, left, endless = (_count(told.get(name)) for name in ("taken", "left", "endless"))
+        texts = [str(told.get(name) or "")[:100] for name in ("place", "name", "kind")]
+        return cls(texts[0], texts[1], taken, left, texts[2], endless, _count(told.get("follow")) or 0)
+
+
+def _count(value: Any) -> int | None:
+    return value if type(value) is int and 0 <= value < 10**15 else None
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Seconds left of a run, and about 90 % bounds; `ran` when that was said. Turns are the outermost loop's."""
+
+    ran: float
+    left: float
+    low: float
+    high: float
+    name: str
+    done: int
+    total: int
+    seconds_per_turn: float
+    follow: int = 0  # loops that come after it and are not in it
+    sd: float = 0.0  # of `left`, by its past
+
+    @property
+    def fraction(self) -> float:
+        """The share of the predicted time that is over."""
+        return self.ran / (self.ran + self.left) if self.ran + self.left > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class NoForecast:
+    """There is none, and why."""
+
+    why: str
+
+
+class Series:
+    """Seconds per turn of one kind, in blocks of turns that came one after the other."""
+
+    def __init__(self) -> None:
+        self._blocks: _Blocks = []
+        self._size = 0.0  # turns that a block has at least
+        self._open = (0.0, 0.0)
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    def add(self, turns: float, seconds: float) -> None:
+        """Take in some turns and how long they took together."""
+        self._open = (self._open[0] + turns, self._open[1] + seconds)
+        if self._open[0] < self._size:
+            return
+        self._blocks.append(self._open)
+        self._open = (0.0, 0.0)
+        if len(self._blocks) > _BLOCKS:
+            pairs = zip(self._blocks[::2], self._blocks[1::2], strict=False)
+            odd = self._blocks[-1:] if len(self._blocks) % 2 else []
+            self._blocks = [(a[0] + b[0], a[1] + b[1]) for a, b in pairs] + odd
+            self._size = sum(turns for turns, _ in self._blocks) / len(self._blocks)
+
+    def pace(self, ahead: float = 0.0) -> Pace | None:
+        """Return the mean for the next `ahead` turns; None before the first."""
+        blocks = [*self._blocks, self._open] if self._open[0] and not self._blocks else self._blocks
+        if not blocks:
+            return None
+        return _pace(*_settled(_warm(blocks)), ahead)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds per turn: mean, its standard error, and the variance that one turn adds to a sum."""
+
+    mean: float
+    error: float
+    variance: float
+
+
+def _warm(blocks: _Blocks) -> _Blocks:
+    """Leave out a beginning that is slower than what follows."""
+    if len(blocks) < 3:
+        return blocks[1:] if len(blocks) == 2 and _slower(blocks[0], blocks[1:]) else blocks
+    half = len(blocks) // 2
+    begin = 0
+    while begin < half and _slower(blocks[begin], blocks[half:]):
+        begin += 1
+    return blocks[begin:]
+
+
+def _slower(block: tuple[float, float], later: Sequence[tuple[float, float]]) -> bool:
+    rates = sorted(seconds / turns for turns, seconds in later)
+    middle = rates[len(rates) // 2]
+    spread = sorted(abs(rate - middle) for rate in rates)[len(rates) // 2]
+    return block[1] / block[0] > _WARM * middle + 4 * spread
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """What explains the blocks best: two paces, split at `at`, or one that drifts by `slope` a turn."""
+
+    at: int
+    score: float  # squared standard errors
+    slope: float = 0.0
+    slope_error: float = 0.0
+
+
+def _settled(blocks: _Blocks) -> tuple[_Blocks, _Fit | None]:
+    """Leave out what came before the last change of pace; return the drift there is in the rest, if any."""
+    for _ in range(6):
+        if len(blocks) < 2 * _SIDE:
+            break
+        split, line = _fits(blocks)
+        best = max(split.score, line.score)
+        if best < _SIGNIFICANT**2:
+            break
+        if line.score >= split.score:
+            return blocks, line
+        blocks = blocks[split.at :]
+    return blocks, None
+
+
+def _fits(blocks: _Blocks) -> tuple[_Fit, _Fit]:
+    rates = [seconds / turns for turns, seconds in blocks]
+    turns_all = sum(turns for turns, _ in blocks)
+    seconds_all = sum(seconds for _, seconds in blocks)
+    mean = seconds_all / turns_all
+    whole = sum(turns * (rate - mean) ** 2 for (turns, _), rate in zip(blocks, rates, strict=True))
+    best, at, left = 0.0, 0, (0.0, 0.0)
+    for index in range(len(blocks) - _SIDE):
+        left = (left[0] + blocks[index][0], left[1] + blocks[index][1])
+        if index + 1 < _SIDE:
+            continue
+        right = turns_all - left[0], seconds_all - left[1]
+        gap = left[1] / left[0] - right[1] / right[0]
+        between = left[0] * right[0] / turns_all * gap * gap
+        if between > best and abs(gap) > _SMALLEST * mean:
+            best, at = between, index + 1
+    split = _Fit(at, _score(best, whole, rates, [at]) if at else 0.0)
+    return split, _line(blocks, rates, whole)
+
+
+def _line(blocks: _Blocks, rates: list[float], whole: float) -> _Fit:
+    """Fit a pace that changes by so much with each turn."""
+    turns_all = sum(turns for turns, _ in blocks)
+    mean = sum(seconds for _, seconds in blocks) / turns_all
+    places, passed = [], 0.0
+    for turns, _ in blocks:
+        places.append(passed + turns / 2)
+        passed += turns
+    middle = sum(turns * place for (turns, _), place in zip(blocks, places, strict=True)) / turns_all
+    spread = sum(turns * (place - middle) ** 2 for (turns, _), place in zip(blocks, places, strict=True))
+    both = sum(
+        turns * (place - middle) * (rate - mean)
+        for (turns, _), place, rate in zip(blocks, places, rates, strict=True)
+    )
+    if spread <= 0 or abs(both / spread) * turns_all < _SMALLEST * mean:
+        return _Fit(0, 0.0)
+    slope = both / spread
+    straight = [rate - slope * (place - middle) for rate, place in zip(rates, places, strict=True)]
+    score = _score(both * both / spread, whole, straight, [])
+    return _Fit(0, score, slope, abs(slope) / math.sqrt(score) if score > 0 else 0.0)
+
+
+def _score(explained: float, whole: float, rates: list[float], cuts: list[int]) -> float:
+    """Return the squared standard errors of what is explained; noise that lasts over blocks counts for more."""
+    rest = max(0.0, whole - explained)
+    if rest <= 1e-12 * whole:
+        return math.inf if explained > 0 else 0.0
+    parts = [rates[a:b] for a, b in zip([0, *cuts], [*cuts, len(rates)], strict=True)]
+    lasting = _lasting(parts)
+    return explained / (rest / max(1, len(rates) - 2)) / lasting
+
+
+def _lasting(parts: list[list[float]]) -> float:
+    """Return by how much the variance of a mean is larger than for independent blocks."""
+    products = squares = 0.0
+    count = 0
+    for part in parts:
+        mean = sum(part) / len(part)
+        products += sum((a - mean) * (b - mean) for a, b in zip(part, part[1:], strict=False))
+        squares += sum((a - mean) ** 2 for a in part)
+        count += len(part)
+    share = products / squares + 1 / count if squares > 0 else 0.0
+    share = min(0.9, max(0.0, share))
+    return (1 + share) / (1 - share)
+
+
+def _pace(blocks: _Blocks, line: _Fit | None, ahead: float) -> Pace:
+    turns_all = sum(turns for turns, _ in blocks)
+    mean = sum(seconds for _, seconds in blocks) / turns_all
+    rates = [seconds / turns for turns, seconds in blocks]
+    slope = line.slope if line is not None else 0.0
+    deviations = []
+    passed = 0.0
+    for (turns, _), rate in zip(blocks, rates, strict=True):
+        deviations.append(rate - mean - slope * (passed + turns / 2 - turns_all / 2))
+        passed += turns
+    count = len(blocks)
+    squares = sum(turns * one * one for (turns, _), one in zip(blocks, deviations, strict=True))
+    prior = 0.15 * mean  # of a block, where there are too few to tell
+    per_block = (squares / turns_all * count + 2 * prior * prior) / (count + 1)
+    per_block *= _lasting([deviations]) if count > 2 else 1.0
+    error = math.sqrt(per_block / count)
+    if line is None:
+        return Pace(mean, error, per_block * turns_all / count)
+    reach = min(ahead, 4 * turns_all)  # a drift is not believed for ever
+    change = slope * (turns_all / 2 + reach / 2 + max(0.0, ahead - reach) / 2)
+    change = max(-0.4 * mean, min(0.6 * mean, change))
+    drifted = line.slope_error * (turns_all + reach) / 2
+    return Pace(mean + change, math.hypot(error, drifted), per_block * turns_all / count)
+
+
+@dataclass
+class _Level:
+    """One place where a loop runs, on one path of loops around it."""
+
+    pace: Series = field(default_factory=Series)  # of whole turns
+    rest: Series = field(default_factory=Series)  # of turns, without the main loop inside them
+    after: dict[str, Series] = field(default_factory=dict)  # from the end of a loop inside to the end of the turn
+    left: int | None = None
+    total: int = 0
+    turns: int = 0  # that were seen to end, over all instances
+    whole: int = 0  # of them, those with the main loop inside
+    since: float = 0.0  # when the turn under way began
+    inside: dict[str, float] = field(default_factory=dict)  # seconds in loops inside, in the turn under way
+    ended: dict[str, float] = field(default_factory=dict)  # when each of them was seen last
+    spent: dict[str, float] = field(default_factory=dict)  # the same over all turns
+    instances: int = 0
+
+    @property
+    def main(self) -> str | None:
+        """The loop inside that takes the most time."""
+        known = {**self.spent}
+        for place, seconds in self.inside.items():
+            known[place] = known.get(place, 0.0) + seconds
+        return max(known, key=lambda place: known[place]) if known else None
+
+
+class Progress:
+    """Watches one run: `see` where its loops stand now and then, ask for the forecast at any time."""
+
+    def __init__(self) -> None:
+        self._levels: dict[tuple[str, ...], _Level] = {}
+        self._stack: tuple[Loop, ...] = ()
+        self._ran = 0.0
+        self._between = 1.0  # seconds from look to look
+        self._again: str | None = None  # the outermost loop ended once and began again
+
+    @property
+    def ran(self) -> float:
+        """Seconds the run had run at the last look."""
+        return self._ran
+
+    def see(self, ran: float, loops: Sequence[Loop]) -> None:
+        """Take a look: `ran` seconds of the run, without pauses, and its loops, outermost first.
+
+        A time that is no number or goes backwards is left out.
+        """
+        if not math.isfinite(ran) or ran <= self._ran or ran > 1e10:
+            return
+        passed = ran - self._ran
+        self._between += 0.1 * (min(passed, 60.0) - self._between)
+        counted: list[Loop] = []
+        for loop in loops:
+            if loop.left is None:
+                break
+            counted.append(loop)
+        self._follow(tuple(counted) if counted else (), ran, passed)
+        self._stack, self._ran = tuple(loops), ran
+
+    def _follow(self, counted: tuple[Loop, ...], ran: float, passed: float) -> None:
+        old = {tuple(one.place for one in self._stack[: at + 1]): one for at, one in enumerate(self._stack)}
+        same = True  # the loops around are in the instance and turn they were in
+        for at, loop in enumerate(counted):
+            path = tuple(one.place for one in counted[: at + 1])
+            level = self._levels.setdefault(path, _Level())
+            assert loop.left is not None
+            before = level.left if same and path in old else None
+            continues = before is not None and loop.left <= before
+            if continues:
+                assert before is not None
+                self._turns(level, before - loop.left, ran)
+                same = before == loop.left
+            else:
+                if at == 0 and level.instances:
+                    self._again = loop.name
+                level.instances += 1
+                level.since, level.inside, level.ended = ran, {}, {}
+                level.total = loop.left + (loop.taken if loop.taken is not None else 1)
+                same = False
+            level.left = loop.left
+            level.total = max(level.total, loop.left + 1)
+            inner = counted[at + 1].place if at + 1 < len(counted) else None
+            if inner is not None:
+                was = (*path, inner) in old
+                level.inside[inner] = level.inside.get(inner, 0.0) + (passed if same and was else passed / 2)
+                level.ended[inner] = ran
+            elif same:
+                for place in [place for place in level.inside if (*path, place) in old]:
+                    level.inside[place] += passed / 2
+                    level.ended[place] = ran - passed / 2
+
+    def _turns(self, level: _Level, turns: int, ran: float) -> None:
+        """Some turns of a loop are over."""
+        if not turns:
+            return
+        seconds, main = ran - level.since, level.main
+        level.pace.add(turns, seconds)
+        if turns == 1 and main is not None and main in level.inside:
+            level.rest.add(1, max(0.0, seconds - level.inside[main]))
+            level.whole += 1
+        for place, ended in level.ended.items():
+            if turns == 1:
+                level.after.setdefault(place, Series()).add(1, max(0.0, ran - ended - self._between))
+        for place, spent in level.inside.items():
+            level.spent[place] = level.spent.get(place, 0.0) + spent
+        level.turns += turns
+        level.since, level.inside, level.ended = ran, {}, {}
+
+    def forecast(self) -> Forecast | NoForecast:
+        """Say what is left of the run, or why that can't be said."""
+        why = self._why_not()
+        if why is not None:
+            return NoForecast(why)
+        paths = [tuple(one.place for one in self._stack[: at + 1]) for at in range(len(self._stack))]
+        paths = [path for path in paths if path in self._levels and self._levels[path].left is not None]
+        counted = 0
+        while counted < len(self._stack) and self._stack[counted].left is not None:
+            counted += 1
+        paths = paths[:counted]
+        depth = 0  # of the loops that are told apart
+        while depth + 1 < len(paths) and self._apart(paths[depth], self._stack[depth + 1].place):
+            depth += 1
+        counts: list[tuple[Series, float]] = []
+        first = False
+        for at in range(depth + 1):
+            level = self._levels[paths[at]]
+            assert level.left is not None
+            self._add(counts, paths[at], float(level.left))
+            first = first or (at < depth and not level.whole and level.left > 0)
+            counts += self._of_turn(paths, at, depth)
+        sums = _sum(counts)
+        if sums is None:
+            return NoForecast("no turn of the loop is over yet")
+        return self._told(*sums, first=first)
+
+    def _told(self, left: float, variance: float, *, first: bool) -> Forecast:
+        sd = math.sqrt(variance)
+        wide = _Z * sd + _FLOOR * left
+        low, high = left - wide, left + wide
+        if first:
+            low, high = min(low, _FIRST_LOW * left), max(high, _FIRST_HIGH * left)
+        outer, loop = self._levels[(self._stack[0].place,)], self._stack[0]
+        assert outer.left is not None
+        done = max(0, outer.total - outer.left - 1)
+        per_turn = (self._ran + left) / outer.total if outer.total else 0.0
+        low = max(0.0, low)
+        return Forecast(
+            self._ran, left, min(low, left), max(high, left), loop.name, done, outer.total, per_turn, loop.follow, sd
+        )
+
+    def _why_not(self) -> str | None:
+        if not self._stack:
+            return "no loop is under way"
+        outer = self._stack[0]
+        endless = next((one.endless for one in self._stack if one.endless is not None), None)
+        if outer.left is None:
+            return f"the loop of {outer.name} ({outer.kind or 'an iterator'}) has no known length"
+        if endless is not None:
+            return f"the `while` of line {endless} goes round, how often is not known"
+        if self._again is not None:
+            return f"the loop of {self._again} runs again, how often is not known"
+        if self._ran < _LEAST_SECONDS:
+            return f"it has run for less than {_LEAST_SECONDS:g} s"
+        return None
+
+    def _apart(self, path: tuple[str, ...], inner: str) -> bool:
+        """Tell whether turns of a loop are made of the loop inside it: it is in each, and long enough to be seen."""
+        level = self._levels[path]
+        main = level.main
+        if main is None:
+            return False
+        if level.turns == 0:
+            return inner in level.inside and (*path, inner) in self._levels
+        long = level.spent.get(main, 0.0) / level.turns >= _SHORT * self._between
+        return long and level.whole >= 0.8 * level.turns and (*path, main) in self._levels
+
+    def _add(self, counts: list[tuple[Series, float]], path: tuple[str, ...], turns: float) -> None:
+        """Add whole turns of a loop, as what they are made of."""
+        level = self._levels[path]
+        main = level.main
+        if main is not None and self._apart(path, main):
+            inner = (*path, main)
+            if len(self._levels[inner].pace):
+                self._add(counts, inner, turns * self._levels[inner].total)
+                if len(level.rest):
+                    counts.append((level.rest, turns))
+                return
+        counts.append((level.pace, turns))
+
+    def _of_turn(self, paths: list[tuple[str, ...]], at: int, depth: int) -> list[tuple[Series, float]]:
+        """Return what is left of the turn under way at one level, without what its inner loops that run have left."""
+        level = self._levels[paths[at]]
+        if at < depth:
+            after = level.after.get(self._stack[at + 1].place)
+            return [(after, 1.0)] if after is not None else []
+        elapsed = self._ran - level.since
+        last = max(level.ended, key=lambda place: level.ended[place]) if level.ended else None
+        if last is not None and last in level.after:
+            pace = level.after[last].pace()
+            since = self._ran - level.ended[last]
+            if pace is not None and pace.mean > 0:
+                return [(level.after[last], max(0.0, 1 - since / pace.mean))]
+        counts: list[tuple[Series, float]] = []
+        self._add(counts, paths[at], 1.0)
+        whole = _sum(counts)
+        if whole is None or whole[0] <= 0:
+            return []
+        share = max(0.0, 1 - elapsed / whole[0])
+        return [(series, share * turns) for series, turns in counts]
+
+
+def _sum(counts: list[tuple[Series, float]]) -> tuple[float, float] | None:
+    """Return mean and variance of so many turns of each kind; None if one was never seen."""
+    together: dict[int, tuple[Series, float]] = {}
+    for series, turns in counts:
+        together[id(series)] = (series, together.get(id(series), (series, 0.0))[1] + turns)
+    mean = variance = 0.0
+    for series, turns in together.values():
+        if turns <= 0:
+            continue
+        pace = series.pace(turns)
+        if pace is None:
+            return None
+        mean += turns * pace.mean
+        variance += (turns * pace.error) ** 2 + turns * pace.variance
+    return mean, variance
