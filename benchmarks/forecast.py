@@ -244,9 +244,7 @@ def calibrate(runs: int) -> None:
             played = [play(make(rng), rng)[at] for rng in _seeded(CALIBRATION, kind, runs)]
             known = [(one.truth - one.now, one.ours) for one in played if one.ours is not None]
             ratios = [left / said.left for left, said in known]
-            scores = [
-                max(0.0, abs(left - said.left) - 0.02 * said.left) / max(1e-9, said.sd) for left, said in known
-            ]
+            scores = [max(0.0, abs(left - said.left) - 0.02 * said.left) / max(1e-9, said.sd) for left, said in known]
             low, high = quantile(ratios, 0.05), quantile(ratios, 0.95)
             print(f"  {kind:24} {share:4.0%}  {low:5.2f} {high:5.2f}   {quantile(scores, 0.9):5.2f}")
 

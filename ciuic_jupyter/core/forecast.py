@@ -10,7 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
+
+from ciuic_jupyter.core.money import NANO, format_money
+from ciuic_jupyter.core.words import plain
 
 _Blocks = list[tuple[float, float]]  # turns, and the seconds they took together
 _BLOCKS = 240  # are kept of one loop; of more, two become one
@@ -193,8 +197,7 @@ def _line(blocks: _Blocks, rates: list[float], whole: float) -> _Fit:
     middle = sum(turns * place for (turns, _), place in zip(blocks, places, strict=True)) / turns_all
     spread = sum(turns * (place - middle) ** 2 for (turns, _), place in zip(blocks, places, strict=True))
     both = sum(
-        turns * (place - middle) * (rate - mean)
-        for (turns, _), place, rate in zip(blocks, places, rates, strict=True)
+        turns * (place - middle) * (rate - mean) for (turns, _), place, rate in zip(blocks, places, rates, strict=True)
     )
     if spread <= 0 or abs(both / spread) * turns_all < _SMALLEST * mean:
         return _Fit(0, 0.0)
@@ -220,7 +223,7 @@ def _lasting(parts: list[list[float]]) -> float:
     count = 0
     for part in parts:
         mean = sum(part) / len(part)
-        products += sum((a - mean) * (b - mean) for a, b in zip(part, part[1:], strict=False))
+        products += sum((a - mean) * (b - mean) for a, b in pairwise(part))
         squares += sum((a - mean) ** 2 for a in part)
         count += len(part)
     share = products / squares + 1 / count if squares > 0 else 0.0
@@ -262,6 +265,7 @@ class _Level:
     after: dict[str, Series] = field(default_factory=dict)  # from the end of a loop inside to the end of the turn
     left: int | None = None
     total: int = 0
+    seconds: float = 0.0  # of turns that were seen to end
     turns: int = 0  # that were seen to end, over all instances
     whole: int = 0  # of them, those with the main loop inside
     since: float = 0.0  # when the turn under way began
@@ -269,6 +273,11 @@ class _Level:
     ended: dict[str, float] = field(default_factory=dict)  # when each of them was seen last
     spent: dict[str, float] = field(default_factory=dict)  # the same over all turns
     instances: int = 0
+
+    @property
+    def done(self) -> int:
+        """Turns of this instance that are over."""
+        return max(0, self.total - self.left - 1) if self.left is not None else 0
 
     @property
     def main(self) -> str | None:
@@ -293,6 +302,23 @@ class Progress:
     def ran(self) -> float:
         """Seconds the run had run at the last look."""
         return self._ran
+
+    def moved(self) -> None:
+        """The run goes on elsewhere, maybe from an earlier place: what is seen next is no loop that began again."""
+        self._stack, self._again = (), None
+        for level in self._levels.values():
+            level.instances = 0
+
+    def turns(self) -> tuple[int, int, float] | None:
+        """Return turns over, all of them, and seconds each took: of the outermost counted loop, as last seen.
+
+        Of several one after the other, the one that took the most time. None if no turn was seen to end.
+        """
+        outer = [level for path, level in self._levels.items() if len(path) == 1 and level.turns]
+        if not outer:
+            return None
+        level = max(outer, key=lambda one: one.seconds)
+        return level.done, level.total, level.seconds / level.turns
 
     def see(self, ran: float, loops: Sequence[Loop]) -> None:
         """Take a look: `ran` seconds of the run, without pauses, and its loops, outermost first.
@@ -358,6 +384,7 @@ class Progress:
         for place, spent in level.inside.items():
             level.spent[place] = level.spent.get(place, 0.0) + spent
         level.turns += turns
+        level.seconds += seconds
         level.since, level.inside, level.ended = ran, {}, {}
 
     def forecast(self) -> Forecast | NoForecast:
@@ -394,13 +421,10 @@ class Progress:
         if first:
             low, high = min(low, _FIRST_LOW * left), max(high, _FIRST_HIGH * left)
         outer, loop = self._levels[(self._stack[0].place,)], self._stack[0]
-        assert outer.left is not None
-        done = max(0, outer.total - outer.left - 1)
         per_turn = (self._ran + left) / outer.total if outer.total else 0.0
-        low = max(0.0, low)
-        return Forecast(
-            self._ran, left, min(low, left), max(high, left), loop.name, done, outer.total, per_turn, loop.follow, sd
-        )
+        low, high = max(0.0, min(low, left)), max(high, left)
+        turns = outer.done, outer.total, per_turn
+        return Forecast(self._ran, left, low, high, loop.name, *turns, loop.follow, sd)
 
     def _why_not(self) -> str | None:
         if not self._stack:
@@ -478,3 +502,34 @@ def _sum(counts: list[tuple[Series, float]]) -> tuple[float, float] | None:
         mean += turns * pace.mean
         variance += (turns * pace.error) ** 2 + turns * pace.variance
     return mean, variance
+
+
+def words(view: Mapping[str, Any], currency: str, left_seconds: float) -> tuple[str, str]:
+    """Return a forecast (JSON of the plane) in words, and its warning or nothing: `forecast $0.42 (0.40 to 0.47), ...`.
+
+    `left_seconds` is what is left of it by now.
+    """
+    if view.get("why"):
+        return f"no forecast: {plain(str(view['why']))}", ""
+    nano = [int(view.get(name) or 0) for name in ("total_nano", "low_nano", "high_nano")]
+    size = max(nano)
+    places = 2 if size >= NANO // 10 else 4 if size >= NANO // 1000 else None
+    sign = format_money(0, currency, 0)[:-1]
+    total, low, high = (format_money(one, currency, places) for one in nano)
+    text = f"forecast {total} ({low.removeprefix(sign)} to {high.removeprefix(sign)}), {about(left_seconds)} left"
+    follow = int(view.get("follow") or 0)
+    if follow:
+        text += f", without the {'loop that follows' if follow == 1 else f'{follow} loops that follow'}"
+    reached = view.get("budget_seconds")
+    return text, f"will reach the budget in about {about(float(reached))}" if reached is not None else ""
+
+
+def about(seconds: float) -> str:
+    """Return a time no finer than a forecast is: `2 h 10 min`, `12 min`, `40 s`."""
+    minutes = round(max(0.0, seconds) / 60)
+    if seconds < 90:
+        return f"{max(10, round(seconds / 10) * 10)} s"
+    if minutes < 120:
+        return f"{minutes} min"
+    hours, rest = divmod(round(minutes / 10) * 10, 60)
+    return f"{hours} h {rest} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"

@@ -17,7 +17,7 @@ LOOK_SECONDS = 1.0
 
 
 class Looks:
-    """Asks the kernel past the cell under way; a kernel that is deep in a library answers late, and is not asked twice."""
+    """Asks the kernel past the cell under way; one that is deep in a library answers late, and is not asked twice."""
 
     def __init__(self, runs: Runs, holds: Holds) -> None:
         self.runs = runs

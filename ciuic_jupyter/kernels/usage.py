@@ -18,7 +18,7 @@ TELL_SECONDS = 0.5
 
 
 class Usage:
-    """Samples the kernel's process tree and tells the plane averages, with the witnesses of idleness and where loops are."""
+    """Samples the kernel's process tree and tells the plane averages, witnesses of idleness, and where loops are."""
 
     def __init__(self, kernel: int, nursery: int, hz: float, looks: Looks, socket: PlaneSocket) -> None:
         self._sampler = Sampler(kernel, hz, reaper=os.getpid(), spared={nursery})  # orphans of the kernel are ours

@@ -64,7 +64,7 @@ def _position(iterator: Any, depth: int) -> Position | None:
 
 
 def _shortest(iterators: Any, depth: int) -> Position | None:
-    """Return where the one of several stands that ends first; those of unknown length end the rest sooner, if at all."""
+    """Return where the one of several stands that ends first; None if one of unknown length may end before it."""
     known = [_position(one, depth) for one in iterators[:_WIDTH]]
     found = [one for one in known if one is not None]
     endless = [one for one in iterators[:_WIDTH] if type(one) in (itertools.count, itertools.cycle)]
@@ -83,11 +83,13 @@ def _untold(iterator: Any, left: int) -> None:
     return None
 
 
+_EMPTY: dict[Any, Any] = {}
+_INDEXED: tuple[Any, ...] = (range(0), range(1 << 99), [], (), "", "é", b"", bytearray())
+_VIEWS: tuple[Any, ...] = (_EMPTY, _EMPTY.values(), _EMPTY.items(), deque())
 _PLAIN: dict[type, Callable[[Any, int], int | None]] = {
-    **{type(iter(one)): _index for one in (range(0), range(1 << 99), [], (), "", "é", b"", bytearray())},  # type: ignore[call-overload]
-    type(reversed([])): _untold,
-    **{type(iter(view)): _untold for view in ({}, {}.keys(), {}.values(), {}.items(), set(), deque())},
-    **{type(reversed(view)): _untold for view in ({}, {}.values(), {}.items(), deque())},  # type: ignore[call-overload]
+    **{type(iter(one)): _index for one in _INDEXED},
+    **{type(iter(one)): _untold for one in (*_VIEWS, set())},
+    **{type(reversed(one)): _untold for one in (*_VIEWS, [])},
     type(itertools.repeat(0, 1)): _untold,
 }
 _SEQUENCE = type(iter(type("_", (), {"__getitem__": lambda self, at: at})()))
