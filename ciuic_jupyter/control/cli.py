@@ -18,9 +18,9 @@ from ciuic_jupyter.control.client import PlaneClient
 from ciuic_jupyter.control.say import plainly, table
 from ciuic_jupyter.control.simulating import simulate
 from ciuic_jupyter.core.choice import choice
+from ciuic_jupyter.core.forecast import words
 from ciuic_jupyter.core.money import format_money
 from ciuic_jupyter.core.offers import Table, merged
-from ciuic_jupyter.core.forecast import words
 from ciuic_jupyter.core.words import plain
 from ciuic_jupyter.errors import ProviderError, UsageError
 from ciuic_jupyter.kernels import logs
