@@ -238,13 +238,13 @@ def _width(guess: Guess) -> float:
 
 def calibrate(runs: int) -> None:
     """Print, by kind, the quantiles that the constants of core.forecast are taken from."""
-    print("true/predicted time left: 5 % and 95 % quantile; the multiplier that covers 90 %, less the floor")
+    print("true/predicted time left: 5 % and 95 % quantile; standard deviations that cover 90 %")
     for kind, make in KINDS.items():
         for at, share in enumerate(AT):
             played = [play(make(rng), rng)[at] for rng in _seeded(CALIBRATION, kind, runs)]
             known = [(one.truth - one.now, one.ours) for one in played if one.ours is not None]
             ratios = [left / said.left for left, said in known]
-            scores = [max(0.0, abs(left - said.left) - 0.02 * said.left) / max(1e-9, said.sd) for left, said in known]
+            scores = [abs(left - said.left) / max(1e-9, said.sd) for left, said in known]
             low, high = quantile(ratios, 0.05), quantile(ratios, 0.95)
             print(f"  {kind:24} {share:4.0%}  {low:5.2f} {high:5.2f}   {quantile(scores, 0.9):5.2f}")
 

@@ -18,7 +18,9 @@ from ciuic_jupyter.core.words import plain
 
 _Blocks = list[tuple[float, float]]  # turns, and the seconds they took together
 _BLOCKS = 240  # are kept of one loop; of more, two become one
-_SIGNIFICANT = 5.0  # standard errors between two paces that are two
+_SIGNIFICANT = 4.5  # standard errors between two paces that are two: the largest of many
+_DRIFTING = 3.5  # standard errors of a drift: one alone
+_BLOCK_SECONDS = 5.0  # at least, as a look a second comes up to a second late
 _SMALLEST = 0.03  # share of the pace that a change is worth a look
 _SIDE = 5  # blocks at least on each side of a change
 _WARM = 1.25  # a beginning that is slower than the middle by so much is warming up
@@ -26,7 +28,7 @@ _SHORT = 4.0  # looks that a loop inside a turn must last to be told apart
 _LEAST_SECONDS = 3.0
 # Measured by benchmarks/forecast.py on its calibration runs (decision 44)
 _Z = 1.9  # standard deviations to each side
-_FLOOR = 0.02  # of what is left: paces change in ways that no past shows
+_CHANGE = 0.2  # of what is left, at the beginning: paces change in ways that no past shows
 _FIRST_LOW, _FIRST_HIGH = 0.62, 1.35  # times what is left, while the first turn with loops inside is not over
 
 
@@ -85,7 +87,9 @@ class NoForecast:
 class Series:
     """Seconds per turn of one kind, in blocks of turns that came one after the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float = 0.0) -> None:
+        """Keep blocks of `seconds` at least."""
+        self._seconds = seconds
         self._blocks: _Blocks = []
         self._size = 0.0  # turns that a block has at least
         self._open = (0.0, 0.0)
@@ -96,7 +100,7 @@ class Series:
     def add(self, turns: float, seconds: float) -> None:
         """Take in some turns and how long they took together."""
         self._open = (self._open[0] + turns, self._open[1] + seconds)
-        if self._open[0] < self._size:
+        if self._open[0] < self._size or self._open[1] < self._seconds:
             return
         self._blocks.append(self._open)
         self._open = (0.0, 0.0)
@@ -157,11 +161,10 @@ def _settled(blocks: _Blocks) -> tuple[_Blocks, _Fit | None]:
         if len(blocks) < 2 * _SIDE:
             break
         split, line = _fits(blocks)
-        best = max(split.score, line.score)
-        if best < _SIGNIFICANT**2:
-            break
-        if line.score >= split.score:
+        if line.score >= max(split.score, _DRIFTING**2):
             return blocks, line
+        if split.score < _SIGNIFICANT**2:
+            break
         blocks = blocks[split.at :]
     return blocks, None
 
@@ -227,7 +230,7 @@ def _lasting(parts: list[list[float]]) -> float:
         squares += sum((a - mean) ** 2 for a in part)
         count += len(part)
     share = products / squares + 1 / count if squares > 0 else 0.0
-    share = min(0.9, max(0.0, share))
+    share = min(0.9, max(-0.4, share))
     return (1 + share) / (1 - share)
 
 
@@ -260,7 +263,7 @@ def _pace(blocks: _Blocks, line: _Fit | None, ahead: float) -> Pace:
 class _Level:
     """One place where a loop runs, on one path of loops around it."""
 
-    pace: Series = field(default_factory=Series)  # of whole turns
+    pace: Series = field(default_factory=lambda: Series(_BLOCK_SECONDS))  # of whole turns
     rest: Series = field(default_factory=Series)  # of turns, without the main loop inside them
     after: dict[str, Series] = field(default_factory=dict)  # from the end of a loop inside to the end of the turn
     left: int | None = None
@@ -273,6 +276,7 @@ class _Level:
     ended: dict[str, float] = field(default_factory=dict)  # when each of them was seen last
     spent: dict[str, float] = field(default_factory=dict)  # the same over all turns
     instances: int = 0
+    partly: bool = False  # the turn under way was seen from its middle
 
     @property
     def done(self) -> int:
@@ -296,6 +300,7 @@ class Progress:
         self._stack: tuple[Loop, ...] = ()
         self._ran = 0.0
         self._between = 1.0  # seconds from look to look
+        self._moved = False  # just now
         self._again: str | None = None  # the outermost loop ended once and began again
 
     @property
@@ -305,7 +310,7 @@ class Progress:
 
     def moved(self) -> None:
         """The run goes on elsewhere, maybe from an earlier place: what is seen next is no loop that began again."""
-        self._stack, self._again = (), None
+        self._stack, self._again, self._moved = (), None, True
         for level in self._levels.values():
             level.instances = 0
 
@@ -334,8 +339,8 @@ class Progress:
             if loop.left is None:
                 break
             counted.append(loop)
-        self._follow(tuple(counted) if counted else (), ran, passed)
-        self._stack, self._ran = tuple(loops), ran
+        self._follow(tuple(counted), ran, passed)
+        self._stack, self._ran, self._moved = tuple(loops), ran, False
 
     def _follow(self, counted: tuple[Loop, ...], ran: float, passed: float) -> None:
         old = {tuple(one.place for one in self._stack[: at + 1]): one for at, one in enumerate(self._stack)}
@@ -353,6 +358,7 @@ class Progress:
             else:
                 if at == 0 and level.instances:
                     self._again = loop.name
+                level.partly = self._moved or loop.taken not in (None, 1)
                 level.instances += 1
                 level.since, level.inside, level.ended = ran, {}, {}
                 level.total = loop.left + (loop.taken if loop.taken is not None else 1)
@@ -372,6 +378,9 @@ class Progress:
     def _turns(self, level: _Level, turns: int, ran: float) -> None:
         """Some turns of a loop are over."""
         if not turns:
+            return
+        if level.partly:
+            level.partly, level.since, level.inside, level.ended = False, ran, {}, {}
             return
         seconds, main = ran - level.since, level.main
         level.pace.add(turns, seconds)
@@ -416,7 +425,8 @@ class Progress:
 
     def _told(self, left: float, variance: float, *, first: bool) -> Forecast:
         sd = math.sqrt(variance)
-        wide = _Z * sd + _FLOOR * left
+        change = _CHANGE * math.sqrt(left / (left + self._ran))
+        wide = math.hypot(_Z * sd, change * left)
         low, high = left - wide, left + wide
         if first:
             low, high = min(low, _FIRST_LOW * left), max(high, _FIRST_HIGH * left)
