@@ -271,18 +271,17 @@ class Looker:
 
 # loops inside libraries: their callbacks tell
 
-_TOLD: dict[str, tuple[int, int]] = {}
+_TOLD: dict[str, Position | None] = {}
 
 
 def tell(name: str, taken: Any, total: Any) -> None:
-    """A library's callback says that item `taken` of `total` of its loop `name` begins; outermost names first.
+    """A library's callback says that item `taken` of `total` of its loop `name` begins; outer loops are told first.
 
-    What is no plain count is left out, so a callback need not check.
+    What are no plain counts make a loop of unknown length, so a callback need not check.
     """
-    if type(taken) is int and type(total) is int and 0 < taken <= total and in_main():
-        _TOLD[name] = (taken, total)
-    else:
-        _TOLD.pop(name, None)
+    if threading.current_thread() is threading.main_thread():  # whose loops are the cell's
+        known = type(taken) is int and type(total) is int and 0 < taken <= total
+        _TOLD[name] = Position(taken, total - taken) if known else None
 
 
 def forget(*names: str) -> None:
@@ -291,12 +290,8 @@ def forget(*names: str) -> None:
         _TOLD.pop(name, None)
 
 
-def in_main() -> bool:
-    """Tell whether this is the main thread, whose loops are those of the cell."""
-    return threading.current_thread() is threading.main_thread()
-
-
 def _told_by_libraries() -> Iterator[dict[str, Any]]:
-    for name, (taken, total) in _TOLD.copy().items():
-        more = {"kind": "", "endless": None, "follow": 0}
-        yield {"place": name, "name": name, "taken": taken, "left": total - taken, **more}
+    for name, found in _TOLD.copy().items():
+        taken, left = found if found is not None else (None, None)
+        told = {"place": name, "name": name[:_NAME], "taken": taken, "left": left}
+        yield {**told, "kind": "" if found is not None else "a library's", "endless": None, "follow": 0}

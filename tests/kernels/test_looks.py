@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +22,8 @@ CASES = {
         [("line 1", 3, 1), ("line 2", 2, 1)],
     ),
     "in a function": (
-        "def fit(items):\n    for item in items:\n        if item == 2: stay(NAME)\nfor fold in [1, 2]:\n    fit([1, 2, 3])",
+        "def fit(items):\n    for item in items:\n        if item == 2: stay(NAME)\n"
+        "for fold in [1, 2]:\n    fit([1, 2, 3])",
         [("line 4", 1, 1), ("line 2 of fit()", 2, 1)],
     ),
     "a generator": ("def items():\n    yield 1\nfor item in items(): stay(NAME)", [("line 3", None, None)]),
