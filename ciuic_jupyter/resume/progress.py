@@ -27,6 +27,7 @@ _WIDTH = 64  # iterators of one zip, referents of one generator
 _NAME = 60
 _SAMPLER = "torch/utils/data/sampler.py"
 _BARS = ("tqdm/std.py", "tqdm/notebook.py", "tqdm/asyncio.py")
+_SAMPLING, _LOADING = "torch.utils.data.sampler", "torch.utils.data.dataloader"
 _LOADERS = ("_SingleProcessDataLoaderIter", "_MultiProcessingDataLoaderIter")
 
 
@@ -45,6 +46,17 @@ def position(iterator: Any) -> Position | None:
         return None
 
 
+def name_of(kind: type) -> str:
+    """Return the name of a class, past whatever its metaclass does."""
+    return str(type.__dict__["__name__"].__get__(kind))
+
+
+def _home(kind: type) -> str:
+    """Return the module of a class in the same way."""
+    module = type.__dict__["__module__"].__get__(kind)
+    return module if type(module) is str else ""
+
+
 def _position(iterator: Any, depth: int) -> Position | None:
     kind = type(iterator)
     if kind in _PLAIN:
@@ -56,7 +68,7 @@ def _position(iterator: Any, depth: int) -> Position | None:
         return _shortest(_CHAINS[kind](iterator), depth - 1)
     if kind is GeneratorType:
         return _of_generator(iterator, depth - 1)
-    if kind.__module__ == "torch.utils.data.dataloader" and kind.__name__ in _LOADERS:
+    if _home(kind) == _LOADING and name_of(kind) in _LOADERS:
         return _of_loader(iterator, depth - 1)
     if kind is _SEQUENCE:
         return _of_array(iterator)
@@ -136,7 +148,7 @@ def _of_generator(generator: Any, depth: int) -> Position | None:
 def _of_bar(generator: Any, depth: int) -> Position | None:
     """Where a bar of tqdm stands: what it reads tells better than its count, which is behind."""
     held = _held(generator)
-    bar = next((one for one in held if type(one).__module__.startswith("tqdm.")), None)
+    bar = next((one for one in held if _home(type(one)).startswith("tqdm.")), None)
     whole = vars(bar).get("iterable") if bar is not None else None
     for one in held:
         if one is not bar and (one is not whole or type(one) in _CHAINS or type(one) in _PLAIN):
@@ -152,10 +164,10 @@ def _of_bar(generator: Any, depth: int) -> Position | None:
 def _of_sampler(generator: Any, depth: int) -> Position | None:
     """Where a sampler of torch stands, in items of its own: indices, or batches of them."""
     held = _held(generator)
-    owner = next((one for one in held if type(one).__module__ == "torch.utils.data.sampler"), None)
+    owner = next((one for one in held if _home(type(one)) == _SAMPLING), None)
     if generator.gi_frame is None:
         return Position(None, 0)
-    if type(owner).__name__ == "BatchSampler":
+    if name_of(type(owner)) == "BatchSampler":
         inner = next((found for one in held if (found := _position(one, depth)) is not None), None)
         if inner is None or owner is None:
             return None
@@ -237,7 +249,7 @@ class Looker:
             under_way = [(key[1], one) for key, one in LOOPS.copy().items() if key not in ASIDE][:_MOST]
             loops = [self._told(place, one) for place, one in under_way]
             at = time.monotonic()
-            told = list(_told_by_libraries())
+            told = list(told_by_libraries())
         except Exception:  # noqa: BLE001 - the loops went on meanwhile; the next look sees them
             return {"at": time.monotonic(), "loops": []}
         return {"at": at, "loops": [*loops, *told][:_MOST]}
@@ -250,7 +262,7 @@ class Looker:
             "name": about.name if about else f"line {place.key.partition(':')[0]}",
             "taken": found.taken if found else None,
             "left": found.left if found else None,
-            "kind": type(iterator).__name__[:_NAME],
+            "kind": name_of(type(iterator))[:_NAME],
             "endless": about.endless if about else None,
             "follow": about.follow if about else 0,
         }
@@ -290,7 +302,8 @@ def forget(*names: str) -> None:
         _TOLD.pop(name, None)
 
 
-def _told_by_libraries() -> Iterator[dict[str, Any]]:
+def told_by_libraries() -> Iterator[dict[str, Any]]:
+    """Yield what callbacks told, as `Looker.look` tells loops."""
     for name, found in _TOLD.copy().items():
         taken, left = found if found is not None else (None, None)
         told = {"place": name, "name": name[:_NAME], "taken": taken, "left": left}
