@@ -162,7 +162,7 @@ def forecast(view: Mapping[str, Any], now: float) -> tuple[str, str]:
 def _forecast(view: View, now: float) -> str:
     text, warning = forecast(view, now)
     out = f'<div class="ciuic-line ciuic-forecast ciuic-sub"><span>{plain(text)}</span></div>' if text else ""
-    return out + (f'<div class="ciuic-alert" role="status">{plain(warning)}</div>' if warning else "")
+    return out + (f'<div class="ciuic-alert ciuic-ahead">{plain(warning)}</div>' if warning else "")
 
 
 def describe(view: View, now: float) -> tuple[str, str]:

@@ -64,7 +64,7 @@ export function SessionCard({ scene, session }: { scene: Scene; session: Session
         />
       ) : null}
       {budgetText(session, scene) && (
-        <div className="ciuic-alert" role="status">
+        <div className="ciuic-alert" aria-live="polite">
           <span>{budgetText(session, scene)}</span>
         </div>
       )}

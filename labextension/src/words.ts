@@ -108,12 +108,18 @@ function runText(session: Session, now: number, { trans, locale }: Tongue): stri
     parts.push(trans.__('for %1', clock(now - session.run_started_at)));
   }
   if (typeof session.forecast?.ends_at === 'number') {
-    parts.push(trans.__('about %1 left', span(session.forecast.ends_at - now, locale)));
+    parts.push(trans.__('about %1 left', span(coarse(session.forecast.ends_at - now), locale)));
   }
   if (session.queued) {
     parts.push(trans.__('%1 more waiting', session.queued));
   }
   return parts.join(' · ');
+}
+
+/** Return a time left no finer than it is known. */
+function coarse(seconds: number): number {
+  const unit = seconds < 90 ? 10 : 60;
+  return unit * Math.max(1, Math.round(seconds / unit));
 }
 
 const UNSAID = 15; // seconds of a run before it is said why it has no forecast
@@ -140,10 +146,7 @@ export function forecastText(session: Session, now: number, { trans, locale }: T
 export function budgetText(session: Session, { trans, locale }: Tongue): string {
   const seconds = session.busy ? session.forecast?.budget_seconds : null;
   return typeof seconds === 'number'
-    ? trans.__(
-        'Will reach the budget in about %1',
-        span(seconds < 90 ? seconds : 60 * Math.round(seconds / 60), locale)
-      )
+    ? trans.__('Will reach the budget in about %1', span(coarse(seconds), locale))
     : '';
 }
 

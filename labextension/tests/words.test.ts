@@ -82,7 +82,7 @@ test('a running cell says how long', () => {
   const running = session({ busy: true, run_started_at: 900, queued: 2 });
   expect(lineText(running, 1000, tongue)).toBe('for 1:40 · 2 more waiting');
   expect(lineText({ ...running, queued: 0, forecast: { fraction: 0.5, ends_at: 1190 } }, 1000, tongue)).toBe(
-    'for 1:40 · about 3 min 10 sec left'
+    'for 1:40 · about 3 min left'
   );
   expect(stateText(session({ state: 'of tomorrow' }), tongue)).toBe('of tomorrow');
 });
