@@ -1,6 +1,7 @@
 """How far off a run's predicted total is, beside tqdm's rule and the mean rate, by kind of run.
 
     python benchmarks/forecast.py [--runs 60] [--calibrate]
+    python benchmarks/forecast.py --real 6          # real torch trainings in cells with hooks, about 40 s each
 
 Runs are made up (seeded), looked at once a second as a kernel's loops are; the figures are exact, nothing is timed.
 tqdm is the real one under a turned clock, over all train steps of the run in one bar: its best case. The calibration's
@@ -14,12 +15,17 @@ import io
 import math
 import random
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
+from IPython.core.interactiveshell import InteractiveShell
 from tqdm import tqdm
 
 from ciuic_jupyter.core.forecast import Forecast, Loop, Progress
+from ciuic_jupyter.resume.engine import Engine
 
 AT = (0.1, 0.5)
 TEST, CALIBRATION = 1_000_000, 2_000_000  # seeds begin there
@@ -249,6 +255,88 @@ def calibrate(runs: int) -> None:
             print(f"  {kind:24} {share:4.0%}  {low:5.2f} {high:5.2f}   {quantile(scores, 0.9):5.2f}")
 
 
+REAL = {
+    "steps": """
+for x, y in loader(500):
+    step(x, y)
+    bar.update(1)
+""",
+    "epochs with validation": """
+for epoch in range(12):
+    for x, y in loader(40):
+        step(x, y)
+        bar.update(1)
+    with torch.no_grad():
+        for x, y in loader(40): model(x)
+""",
+    "slow first steps": """
+for number, (x, y) in enumerate(loader(500)):
+    for _ in range(3 if number < 20 else 1): step(x, y)
+    bar.update(1)
+""",
+}
+_PREPARED = """
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+torch.set_num_threads(1)
+model = torch.nn.Sequential(torch.nn.Linear(512, 2048), torch.nn.ReLU(), torch.nn.Linear(2048, 512))
+optimizer = torch.optim.AdamW(model.parameters())
+data = TensorDataset(torch.randn(1 << 16, 512), torch.randn(1 << 16, 512))
+def loader(count):
+    part = torch.utils.data.Subset(data, range(128 * count))
+    return DataLoader(part, batch_size=128, shuffle=True)
+def step(x, y):
+    for _ in range(3):
+        loss = torch.nn.functional.mse_loss(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+"""
+
+
+def real(name: str, shell: Any, engine: Engine) -> list[Guess]:
+    """Run one training in this process, looked at from another thread; return what was said at each moment of AT."""
+    code, count = REAL[name], 480 if "epoch" in REAL[name] else 500
+    shell.user_ns["bar"] = bar = tqdm(total=count, file=io.StringIO())
+    over, begun = threading.Event(), time.monotonic()
+    said: list[tuple[float, Forecast | None, float, float]] = []
+
+    def look() -> None:
+        progress = Progress()
+        while not over.wait(1.0):
+            told = engine.looker.look()
+            now = told["at"] - begun
+            progress.see(now, [Loop.of(one) for one in told["loops"]])
+            ours = progress.forecast()
+            mean = now * count / max(1, bar.n)
+            said.append((now, ours if isinstance(ours, Forecast) else None, _bar_total(bar, now), mean))
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    shell.run_cell(code, store_history=False).raise_error()
+    truth = time.monotonic() - begun
+    over.set()
+    watcher.join()
+    bar.disable = True
+    at = [min(said, key=lambda one: abs(one[0] - share * truth)) for share in AT]
+    return [Guess(now, truth, ours, by_bar, mean) for now, ours, by_bar, mean in at]
+
+
+def measure_real(runs: int) -> None:
+    """Print the errors of real runs, one line a run and moment."""
+    shell = InteractiveShell.instance()
+    engine = Engine()
+    engine.install(shell)
+    shell.run_cell(_PREPARED, store_history=False).raise_error()
+    print(f"  {'':30}  at   true s   ours   tqdm   mean rate   inside")
+    for number in range(runs):
+        name = list(REAL)[number % len(REAL)]
+        for share, one in zip(AT, real(name, shell, engine), strict=True):
+            wrong = [abs(total - one.truth) / one.truth for total in (_ours(one), one.bar, one.mean)]
+            text = "  ".join(f"{error:6.3f}" for error in wrong)
+            print(f"  {name:30} {share:4.0%}  {one.truth:6.1f}  {text}   {_inside(one)}", flush=True)
+
+
 def _seeded(begin: int, kind: str, runs: int) -> Iterator[random.Random]:
     offset = list(KINDS).index(kind) * 10_000
     return (random.Random(begin + offset + number) for number in range(runs))
@@ -258,7 +346,11 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--runs", type=int, default=60, help="of each kind")
     arguments.add_argument("--calibrate", action="store_true")
+    arguments.add_argument("--real", type=int, default=0, help="so many real trainings instead")
     chosen = arguments.parse_args()
+    if chosen.real:
+        measure_real(chosen.real)
+        return
     if chosen.calibrate:
         calibrate(chosen.runs)
         return

@@ -24,9 +24,10 @@ _BLOCK_SECONDS = 5.0  # at least, as a look a second comes up to a second late
 _SMALLEST = 0.03  # share of the pace that a change is worth a look
 _SIDE = 5  # blocks at least on each side of a change
 _WARM = 1.25  # a beginning that is slower than the middle by so much is warming up
+_FADING = 1.04  # behind it, what is slower by so much still fades
 _SHORT = 4.0  # looks that a loop inside a turn must last to be told apart
 _LEAST_SECONDS = 3.0
-# Measured by benchmarks/forecast.py on its calibration runs (decision 44)
+# From the calibration runs of benchmarks/forecast.py; its test runs are others
 _Z = 1.9  # standard deviations to each side
 _CHANGE = 0.2  # of what is left, at the beginning: paces change in ways that no past shows
 _FIRST_LOW, _FIRST_HIGH = 0.62, 1.35  # times what is left, while the first turn with loops inside is not over
@@ -48,7 +49,7 @@ class Loop:
     def of(cls, told: Mapping[str, Any]) -> Loop:
         """Return the loop of a kernel's look; what is no count counts as unknown."""
         taken, left, endless = (_count(told.get(name)) for name in ("taken", "left", "endless"))
-        texts = [str(told.get(name) or "")[:100] for name in ("place", "name", "kind")]
+        texts = [plain(str(told.get(name) or "")[:100]) for name in ("place", "name", "kind")]
         return cls(texts[0], texts[1], taken, left, texts[2], endless, _count(told.get("follow")) or 0)
 
 
@@ -128,21 +129,19 @@ class Pace:
 
 
 def _warm(blocks: _Blocks) -> _Blocks:
-    """Leave out a beginning that is slower than what follows."""
-    if len(blocks) < 3:
-        return blocks[1:] if len(blocks) == 2 and _slower(blocks[0], blocks[1:]) else blocks
-    half = len(blocks) // 2
-    begin = 0
-    while begin < half and _slower(blocks[begin], blocks[half:]):
-        begin += 1
-    return blocks[begin:]
-
-
-def _slower(block: tuple[float, float], later: Sequence[tuple[float, float]]) -> bool:
-    rates = sorted(seconds / turns for turns, seconds in later)
-    middle = rates[len(rates) // 2]
-    spread = sorted(abs(rate - middle) for rate in rates)[len(rates) // 2]
-    return block[1] / block[0] > _WARM * middle + 4 * spread
+    """Leave out a beginning that is slower than what follows; once there is one, down to where it fades out."""
+    sure = True
+    while len(blocks) > 1:
+        half = len(blocks) // 2
+        later = sorted(seconds / turns for turns, seconds in blocks[half:])
+        middle = later[len(later) // 2]
+        spread = sorted(abs(rate - middle) for rate in later)[len(later) // 2]
+        slow = _WARM * middle + 4 * spread if sure else _FADING * middle + spread
+        begin = next((at for at in range(half) if blocks[at][1] / blocks[at][0] <= slow), half)
+        if not begin or (not sure and len(blocks) - begin < 4):
+            break
+        blocks, sure = blocks[begin:], False
+    return blocks
 
 
 @dataclass(frozen=True)
@@ -202,7 +201,7 @@ def _line(blocks: _Blocks, rates: list[float], whole: float) -> _Fit:
     both = sum(
         turns * (place - middle) * (rate - mean) for (turns, _), place, rate in zip(blocks, places, rates, strict=True)
     )
-    if spread <= 0 or abs(both / spread) * turns_all < _SMALLEST * mean:
+    if spread <= 0 or len(blocks) < 4 * _SIDE or abs(both / spread) * turns_all < _SMALLEST * mean:
         return _Fit(0, 0.0)
     slope = both / spread
     straight = [rate - slope * (place - middle) for rate, place in zip(rates, places, strict=True)]
@@ -252,7 +251,7 @@ def _pace(blocks: _Blocks, line: _Fit | None, ahead: float) -> Pace:
     error = math.sqrt(per_block / count)
     if line is None:
         return Pace(mean, error, per_block * turns_all / count)
-    reach = min(ahead, 4 * turns_all)  # a drift is not believed for ever
+    reach = min(ahead, 3 * turns_all)  # a drift is not believed for ever
     change = slope * (turns_all / 2 + reach / 2 + max(0.0, ahead - reach) / 2)
     change = max(-0.4 * mean, min(0.6 * mean, change))
     drifted = line.slope_error * (turns_all + reach) / 2
@@ -520,7 +519,7 @@ def words(view: Mapping[str, Any], currency: str, left_seconds: float) -> tuple[
     `left_seconds` is what is left of it by now.
     """
     if view.get("why"):
-        return f"no forecast: {plain(str(view['why']))}", ""
+        return f"no forecast: {view['why']}", ""
     nano = [int(view.get(name) or 0) for name in ("total_nano", "low_nano", "high_nano")]
     size = max(nano)
     places = 2 if size >= NANO // 10 else 4 if size >= NANO // 1000 else None
