@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass, field, replace
+from itertools import pairwise, zip_longest
 from typing import Any
 
 from ciuic_jupyter.core.money import NANO, format_money
@@ -44,13 +44,15 @@ class Loop:
     kind: str = ""
     endless: int | None = None  # the line of a `while` around it
     follow: int = 0  # loops that come after it
+    rough: bool = False  # its count may be behind
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> Loop:
         """Return the loop of a kernel's look; what is no count counts as unknown."""
         taken, left, endless = (_count(told.get(name)) for name in ("taken", "left", "endless"))
         texts = [plain(str(told.get(name) or "")[:100]) for name in ("place", "name", "kind")]
-        return cls(texts[0], texts[1], taken, left, texts[2], endless, _count(told.get("follow")) or 0)
+        follow, rough = _count(told.get("follow")) or 0, told.get("rough") is True
+        return cls(texts[0], texts[1], taken, left, texts[2], endless, follow, rough)
 
 
 def _count(value: Any) -> int | None:
@@ -333,6 +335,7 @@ class Progress:
             return
         passed = ran - self._ran
         self._between += 0.1 * (min(passed, 60.0) - self._between)
+        loops = self._carried(loops)
         counted: list[Loop] = []
         for loop in loops:
             if loop.left is None:
@@ -340,6 +343,17 @@ class Progress:
             counted.append(loop)
         self._follow(tuple(counted), ran, passed)
         self._stack, self._ran, self._moved = tuple(loops), ran, False
+
+    def _carried(self, loops: Sequence[Loop]) -> list[Loop]:
+        """Return the loops, one that can't be seen into just now where it was seen last."""
+        found, same = [], True
+        for loop, old in zip_longest(loops, self._stack[: len(loops)]):
+            same = same and old is not None and old.place == loop.place
+            if same and old.left is not None and (loop.left is None or (loop.rough and loop.left > old.left)):
+                loop = replace(loop, taken=old.taken, left=old.left)
+            same = same and loop.left == old.left
+            found.append(loop)
+        return found
 
     def _follow(self, counted: tuple[Loop, ...], ran: float, passed: float) -> None:
         old = {tuple(one.place for one in self._stack[: at + 1]): one for at, one in enumerate(self._stack)}

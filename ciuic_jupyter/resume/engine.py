@@ -12,7 +12,7 @@ from typing import Any
 
 from ciuic_jupyter.resume import modes, position, randomness
 from ciuic_jupyter.resume.iterators import NotResumable, watch_loaders
-from ciuic_jupyter.resume.progress import Looker, forget
+from ciuic_jupyter.resume.progress import Looker, bars, forget
 from ciuic_jupyter.resume.reach import may_hold
 from ciuic_jupyter.resume.replay import Way, put_site
 from ciuic_jupyter.resume.rewrite import FRAME, Rewriter, Unit, patch
@@ -86,6 +86,7 @@ class Engine:
         if hasattr(shell, "showtraceback"):
             shell.showtraceback = _without_hooks(shell.showtraceback)
         Site.stop = self._stop
+        Site.bars = bars
 
     # asked by the kernel
 

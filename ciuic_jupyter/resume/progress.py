@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator
 from types import GeneratorType
 from typing import Any, NamedTuple
 
+from ciuic_jupyter.resume import iterators
 from ciuic_jupyter.resume.rewrite import Unit, key_of
-from ciuic_jupyter.resume.runtime import ASIDE, LOOPS, Site
+from ciuic_jupyter.resume.runtime import ASIDE, BARS, LOOPS, Site
 
 _MOST = 16  # loops one inside the other that are told, outermost first
 _DEPTH = 8  # links of a chain such as enumerate(tqdm(zip(...)))
@@ -32,10 +33,14 @@ _LOADERS = ("_SingleProcessDataLoaderIter", "_MultiProcessingDataLoaderIter")
 
 
 class Position(NamedTuple):
-    """Items that were taken, the one under way among them (None: not known), and items that are left."""
+    """Items that were taken, the one under way among them (None: not known), and items that are left.
+
+    `rough`: by the count of a progress bar, which may be behind.
+    """
 
     taken: int | None
     left: int
+    rough: bool = False
 
 
 def position(iterator: Any) -> Position | None:
@@ -75,12 +80,12 @@ def _position(iterator: Any, depth: int) -> Position | None:
     return None
 
 
-def _shortest(iterators: Any, depth: int) -> Position | None:
+def _shortest(several: Any, depth: int) -> Position | None:
     """Return where the one of several stands that ends first; None if one of unknown length may end before it."""
-    known = [_position(one, depth) for one in iterators[:_WIDTH]]
+    known = [_position(one, depth) for one in several[:_WIDTH]]
     found = [one for one in known if one is not None]
-    endless = [one for one in iterators[:_WIDTH] if type(one) in (itertools.count, itertools.cycle)]
-    if not found or len(found) + len(endless) < len(iterators):
+    endless = [one for one in several[:_WIDTH] if type(one) in (itertools.count, itertools.cycle)]
+    if not found or len(found) + len(endless) < len(several):
         return None
     return min(found, key=lambda one: one.left)
 
@@ -142,6 +147,9 @@ def _of_generator(generator: Any, depth: int) -> Position | None:
         return _of_bar(generator, depth)
     if code.co_name == "__iter__" and file.endswith(_SAMPLER):
         return _of_sampler(generator, depth)
+    if code.co_filename == iterators.__file__:  # a bar that goes on after a resume
+        inner = [one for one in _held(generator) if type(one) is GeneratorType]
+        return next((found for one in inner if (found := _position(one, depth)) is not None), None)
     return None
 
 
@@ -149,16 +157,39 @@ def _of_bar(generator: Any, depth: int) -> Position | None:
     """Where a bar of tqdm stands: what it reads tells better than its count, which is behind."""
     held = _held(generator)
     bar = next((one for one in held if _home(type(one)).startswith("tqdm.")), None)
+    if bar is None:  # it works: its frame shows nothing
+        known = [found for of_loop in BARS.copy().values() for found in of_loop]
+        bar = next((found for number, found in known if number == id(generator)), None)
     whole = vars(bar).get("iterable") if bar is not None else None
     for one in held:
         if one is not bar and (one is not whole or type(one) in _CHAINS or type(one) in _PLAIN):
             found = _position(one, depth)
             if found is not None:
                 return found
-    total, count = (vars(bar).get("total"), vars(bar).get("n")) if bar is not None else (None, None)
+    if bar is None or vars(bar).get("disable"):
+        return None
+    total, count = vars(bar).get("total"), vars(bar).get("n")
     if type(total) is int and type(count) is int and 0 <= count < total:
-        return Position(count + 1, total - count - 1)
+        return Position(count + 1, total - count - 1, rough=True)
     return None
+
+
+def bars(iterator: Any) -> list[tuple[int, Any]]:
+    """Return the bars of tqdm, by the id of their generators, in a chain that was not begun; raises nothing."""
+    try:
+        return list(_bars(iterator, _DEPTH))
+    except Exception:  # noqa: BLE001 - a library of another version; nothing of it may reach the cell
+        return []
+
+
+def _bars(iterator: Any, depth: int) -> Iterator[tuple[int, Any]]:
+    kind = type(iterator)
+    if kind in _CHAINS and depth > 0:
+        for one in _CHAINS[kind](iterator)[:_WIDTH]:
+            yield from _bars(one, depth - 1)
+    elif kind is GeneratorType and iterator.gi_code.co_filename.endswith(_BARS):
+        held = [one for one in _held(iterator) if _home(type(one)).startswith("tqdm.")]
+        yield from ((id(iterator), bar) for bar in held[:1])
 
 
 def _of_sampler(generator: Any, depth: int) -> Position | None:
@@ -262,6 +293,7 @@ class Looker:
             "name": about.name if about else f"line {place.key.partition(':')[0]}",
             "taken": found.taken if found else None,
             "left": found.left if found else None,
+            "rough": found.rough if found else False,
             "kind": name_of(type(iterator))[:_NAME],
             "endless": about.endless if about else None,
             "follow": about.follow if about else 0,
@@ -305,6 +337,6 @@ def forget(*names: str) -> None:
 def told_by_libraries() -> Iterator[dict[str, Any]]:
     """Yield what callbacks told, as `Looker.look` tells loops."""
     for name, found in _TOLD.copy().items():
-        taken, left = found if found is not None else (None, None)
+        taken, left = (found.taken, found.left) if found is not None else (None, None)
         told = {"place": name, "name": name[:_NAME], "taken": taken, "left": left}
         yield {**told, "kind": "" if found is not None else "a library's", "endless": None, "follow": 0}

@@ -134,6 +134,14 @@ def test_an_inner_loop_of_unknown_length_hides_no_outer_one() -> None:
     assert known(watched(32, at)).left == pytest.approx(68, abs=3)
 
 
+def test_a_loop_that_can_not_be_seen_into_for_a_moment_is_where_it_was() -> None:
+    progress = watched(30, turns(sums([0.5] * 400)))
+    for now in range(31, 52):
+        hidden = loop(None, None) if now % 2 else loop(20, 380, rough=True)
+        progress.see(float(now), [hidden] if now % 10 else [loop(2 * now, 400 - 2 * now)])
+    assert known(progress).left == pytest.approx(200 - 51, rel=0.03)
+
+
 def test_times_that_are_none_or_go_back_are_left_out() -> None:
     progress = watched(30, turns(sums([0.5] * 400)))
     before = progress.forecast()

@@ -16,8 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tqdm import tqdm, trange
 
-from ciuic_jupyter.resume.progress import Position, around, position
+from ciuic_jupyter.resume.iterators import freeze, thaw
+from ciuic_jupyter.resume.progress import Position, around, bars, position
 from ciuic_jupyter.resume.rewrite import Unit
+from ciuic_jupyter.resume.runtime import BARS, LOOPS, Site
 
 SIZED: dict[str, Any] = {
     "range": lambda n: range(n),
@@ -59,6 +61,30 @@ def test_a_filter_is_where_its_source_is() -> None:
     iterator = filter(None, [0, 1, 0, 1, 1])
     next(iterator)
     assert position(iterator) == Position(2, 3)
+
+
+def test_a_bar_that_goes_on_after_a_resume_is_where_it_stood() -> None:
+    iterator = iter(tqdm(enumerate([1, 2, 3, 4, 5]), file=io.StringIO()))
+    next(iterator), next(iterator)
+    again = thaw(freeze(iterator))
+    next(again)
+    assert position(again) == Position(3, 2)
+
+
+def test_a_bar_that_reads_is_where_its_count_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Site, "bars", bars)
+    site, seen = Site("unit", "1:0"), []
+
+    def slow() -> Iterator[int]:
+        for at in range(5):
+            ((key, iterator),) = ((key, one) for key, one in LOOPS.items() if key[1] is site)
+            seen.append((position(iterator), key in BARS))
+            yield at
+
+    for _ in site.loop(enumerate(tqdm(slow(), total=5, file=io.StringIO(), mininterval=0, miniters=1))):
+        pass
+    assert seen == [(Position(at + 1, 4 - at, rough=True), True) for at in range(5)]
+    assert not BARS and not LOOPS
 
 
 def generated() -> Iterator[int]:
