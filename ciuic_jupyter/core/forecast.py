@@ -27,6 +27,8 @@ _WARM = 1.25  # a beginning that is slower than the middle by so much is warming
 _FADING = 1.04  # behind it, what is slower by so much still fades
 _SHORT = 4.0  # looks that a loop inside a turn must last to be told apart
 _LEAST_SECONDS = 3.0
+_MOST_SECONDS = 10 * 365 * 86400.0
+_PLACES = 500  # loops of one run that are remembered; with more it begins anew
 # From the calibration runs of benchmarks/forecast.py; its test runs are others
 _Z = 1.9  # standard deviations to each side
 _CHANGE = 0.2  # of what is left, at the beginning: paces change in ways that no past shows
@@ -336,6 +338,8 @@ class Progress:
         passed = ran - self._ran
         self._between += 0.1 * (min(passed, 60.0) - self._between)
         loops = self._carried(loops)
+        if len(self._levels) > _PLACES:
+            self._levels.clear()
         counted: list[Loop] = []
         for loop in loops:
             if loop.left is None:
@@ -434,6 +438,8 @@ class Progress:
         sums = _sum(counts)
         if sums is None:
             return NoForecast("no turn of the loop is over yet")
+        if sums[0] > _MOST_SECONDS:
+            return NoForecast("at this pace it takes more than ten years")
         return self._told(*sums, first=first)
 
     def _told(self, left: float, variance: float, *, first: bool) -> Forecast:
@@ -445,7 +451,7 @@ class Progress:
             low, high = min(low, _FIRST_LOW * left), max(high, _FIRST_HIGH * left)
         outer, loop = self._levels[(self._stack[0].place,)], self._stack[0]
         per_turn = (self._ran + left) / outer.total if outer.total else 0.0
-        low, high = max(0.0, min(low, left)), max(high, left)
+        low, high = max(0.0, min(low, left)), max(min(high, _MOST_SECONDS), left)
         turns = outer.done, outer.total, per_turn
         return Forecast(self._ran, left, low, high, loop.name, *turns, loop.follow, sd)
 

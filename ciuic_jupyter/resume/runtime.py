@@ -60,7 +60,7 @@ class Site:
         LOOPS[key] = iterator
         if threading.current_thread() is not threading.main_thread():
             ASIDE.add(key)
-        elif Site.bars is not None and type(iterator) in HIDING:
+        elif type(iterator) in HIDING and Site.bars is not None and "tqdm" in sys.modules:
             BARS[key] = Site.bars(iterator)
         try:
             if inside:

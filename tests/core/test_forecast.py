@@ -120,6 +120,8 @@ def test_why_there_is_none() -> None:
     assert "`while` of line 7" in why(loop(1, 5, endless=7))
     assert why(loop(1, 5), seconds=2) == "it has run for less than 3 s"
     assert why(loop(1, 5)) == "no turn of the loop is over yet"
+    slow = watched(60, lambda now: [loop(int(now / 10) + 1, 10**12 - int(now / 10))]).forecast()
+    assert slow == NoForecast("at this pace it takes more than ten years")
     again = watched(20, turns(sums([1.0] * 20)))
     again.see(21.0, [])
     again.see(22.0, [loop(1, 19)])
@@ -208,6 +210,9 @@ def test_a_long_run_takes_no_more_memory_than_a_short_one() -> None:
         progress.see(float(now), [loop(now, 100_000 - now)])
     assert known(progress).left == pytest.approx(60_000, rel=0.02)
     assert all(len(level.pace) <= 240 for level in progress._levels.values())
+    for now in range(40_000, 42_000):
+        progress.see(float(now), [loop(1, 1, f"place {now}")])
+    assert len(progress._levels) < 600
 
 
 def test_it_is_said_no_finer_than_it_is_known() -> None:
