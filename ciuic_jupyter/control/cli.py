@@ -18,6 +18,7 @@ from ciuic_jupyter.control.client import PlaneClient
 from ciuic_jupyter.control.say import plainly, table
 from ciuic_jupyter.control.simulating import simulate
 from ciuic_jupyter.core.choice import choice
+from ciuic_jupyter.core.forecast import words
 from ciuic_jupyter.core.money import format_money
 from ciuic_jupyter.core.offers import Table, merged
 from ciuic_jupyter.core.words import plain
@@ -61,8 +62,15 @@ def _line(view: dict[str, Any]) -> list[str]:
         f"{_money(view, 'rate_nano_per_hour')}/h",
         _money(view, "spent_nano"),
         _money(view, "unspent_nano"),
-        str(view["step"] or view["message"] or view["text"]),
+        str(view["step"] or _ahead(view) or view["message"] or view["text"]),
     ]
+
+
+def _ahead(view: dict[str, Any]) -> str:
+    told = view.get("forecast") or {}
+    if told.get("ends_at") is None:
+        return ""
+    return "; ".join(filter(None, words(told, str(view["currency"]), float(told["ends_at"]) - time.time())))
 
 
 _HEAD = ["SESSION", "STATE", "MACHINE", "NOW", "SPENT", "NOT SPENT", "NEWS"]

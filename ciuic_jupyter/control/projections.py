@@ -63,6 +63,7 @@ class Run:
     resumed_ms: int | None = None
     resumed_seq: int = 0
     boundary: dict[str, Any] | None = None  # where it last stood suspended: `checkpoint`, `after` (an event), `where`
+    turns: dict[str, Any] | None = None  # of its outermost counted loop, as last seen: done, total, seconds_per_turn
     seen_seq: int = 0  # events up to here were looked at when it was suspended
 
     @property
@@ -316,6 +317,7 @@ class Books:
         run = book.runs.get(entry.body["run"])
         if run is not None:
             run.status, run.ended_ms, run.last_seq = entry.body["status"], entry.body["at_ms"], entry.body["last_seq"]
+            run.turns = entry.body.get("turns", run.turns)
 
     def _run_suspend(self, book: Book, entry: Entry) -> None:
         run, body = book.runs[entry.body["run"]], entry.body

@@ -116,6 +116,7 @@ def run_row(book: Book, run: Run, now_ms: int) -> View:
         "cell_id": run.cell_id,
         "text": spending.first_line(run.code),
         "state": run.state,
+        "turns": run.turns,
     }
     return {**_row(run.run, _on(book, begin, end, now_ms), spent, always), **more}
 

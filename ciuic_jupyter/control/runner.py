@@ -12,6 +12,7 @@ from ciuic_jupyter.control.cap import Cap
 from ciuic_jupyter.control.context import Context
 from ciuic_jupyter.control.continuing import Continuation
 from ciuic_jupyter.control.feed import Feed
+from ciuic_jupyter.control.forecasting import Forecaster
 from ciuic_jupyter.control.holding import Hold
 from ciuic_jupyter.control.ledger import Row
 from ciuic_jupyter.control.link import AgentLink
@@ -66,6 +67,7 @@ class Runner:
         self.hold = Hold(self)
         self.continuing = Continuation(self)
         self.runs = Runs(self)
+        self.forecast = Forecaster(self)
         self._teller = Teller(self)
         self._looking: dict[str, asyncio.Task[None]] = {}
         self._lock = asyncio.Lock()
@@ -521,7 +523,8 @@ class Runner:
 
     def sample(self, header: Header) -> None:
         """Usage of the machine and the witnesses of idleness."""
-        self.usage = {key: value for key, value in header.items() if key not in ("type", "buffers")}
+        self.usage = {key: value for key, value in header.items() if key not in ("type", "buffers", "look")}
+        self.forecast.take(header.get("look"))
         self.watch.take(header, self.context.clock.boot())
         self.trace.take(header, self.context.clock.boot())
         self.energy.take(header, self.context.clock.boot())

@@ -68,6 +68,7 @@ class Runs:
         if known is None or known.status not in ("running", "queued", "suspended"):
             return
         known.status = status
+        known.turns = runner.forecast.turns(run) or known.turns
         runner.write_soon(self.end_row(run, status, seq))
         if status != "ok":
             self.abort(runner.book.queued)
@@ -101,7 +102,9 @@ class Runs:
     def end_row(self, run: str, status: str, seq: int | None) -> Row:
         """The row of a run's end, at event `seq` if the agent told of it."""
         book = self._runner.book
-        body = {"run": run, "status": status, "last_seq": seq, "at_ms": self._runner.context.now_ms()}
+        body: Header = {"run": run, "status": status, "last_seq": seq, "at_ms": self._runner.context.now_ms()}
+        if run in book.runs and (turns := book.runs[run].turns) is not None:
+            body["turns"] = turns
         idem = f"run_end:{book.life}:{run}:{seq}" if seq is not None else None
         return Row("run_end", body, session=book.name, idem=idem)
 

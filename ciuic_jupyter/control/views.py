@@ -45,6 +45,7 @@ def session_view(runner: Runner) -> dict[str, Any]:
         "busy": running is not None,
         "run": runner.current,
         "run_started_at": started / 1000 if started is not None else None,
+        "forecast": runner.forecast.view(),
         "queued": len(book.queued),
         "pause_pending": runner.pause_pending,
         "pause": runner.hold.view(),

@@ -22,6 +22,7 @@ from ciuic_jupyter.kernels.eventlog import EventLog
 from ciuic_jupyter.kernels.holds import Holds
 from ciuic_jupyter.kernels.kernel_link import KernelLink
 from ciuic_jupyter.kernels.lease import Lease, boottime
+from ciuic_jupyter.kernels.looks import Looks
 from ciuic_jupyter.kernels.nursery import Nursery
 from ciuic_jupyter.kernels.pause import HOLD
 from ciuic_jupyter.kernels.plane_socket import PlaneSocket
@@ -70,7 +71,8 @@ class Agent:
         self.socket.on_blob = self.blobs.serve
         now = boottime()
         self.lease = Lease(config.lease_seconds, now, now, config.deadline)
-        self.usage = Usage(kernel, nursery.pid, config.sample_hz, self.runs, self.socket)
+        self.looks = Looks(self.runs, self.holds)
+        self.usage = Usage(kernel, nursery.pid, config.sample_hz, self.looks, self.socket)
         self.departure = Departure(self, config)
         self.link: KernelLink
         self.saver: Saver
@@ -188,6 +190,7 @@ class Agent:
         self.kernel = "ready"
         self.runs.attach(self.link)
         self.holds.attach(self.link)
+        self.spawn(self.looks.look_for_ever(self.link))
         report = {"report": self.restored} if self.restored is not None else {}
         state = "restored" if self.restored is not None else "ready"
         self.emit({"kind": "kernel", "run": None, "state": state, **report})

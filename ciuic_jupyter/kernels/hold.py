@@ -77,6 +77,7 @@ class Holder:
             "go": self._go,
             "save": self._save,
             "look": self._look,
+            "loops": self._loops,
         }
         engine.serve = self.serve
         Site.staged = self.stage
@@ -140,6 +141,12 @@ class Holder:
             "skipped": list(self._engine.skipped) if asked else [],
             "has_loops": cell is not None and self._has_loops(str(cell.parent["content"]["code"])),
         }
+
+    def _loops(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Tell how far the loops of the cell are; nothing of it waits for the cell."""
+        with self._lock:
+            same = self.cell is not None and self.cell.message == request["cell"]
+        return self._engine.looker.look() if same else {}
 
     def _has_loops(self, code: str) -> bool:
         try:

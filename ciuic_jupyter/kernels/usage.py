@@ -8,8 +8,8 @@ import os
 from typing import Any
 
 from ciuic_jupyter.kernels.lease import boottime
+from ciuic_jupyter.kernels.looks import Looks
 from ciuic_jupyter.kernels.plane_socket import PlaneSocket
-from ciuic_jupyter.kernels.runs import Runs
 from ciuic_jupyter.monitor.sample import Sample, Sampler
 
 _log = logging.getLogger(__name__)
@@ -18,12 +18,13 @@ TELL_SECONDS = 0.5
 
 
 class Usage:
-    """Samples the kernel's process tree and tells the plane averages, with the witnesses of idleness."""
+    """Samples the kernel's process tree and tells the plane averages, witnesses of idleness, and where loops are."""
 
-    def __init__(self, kernel: int, nursery: int, hz: float, runs: Runs, socket: PlaneSocket) -> None:
+    def __init__(self, kernel: int, nursery: int, hz: float, looks: Looks, socket: PlaneSocket) -> None:
         self._sampler = Sampler(kernel, hz, reaper=os.getpid(), spared={nursery})  # orphans of the kernel are ours
         self._every = 1 / hz
-        self._runs = runs
+        self._looks = looks
+        self._runs = looks.runs
         self._socket = socket
         self._window: list[Sample] = []
 
@@ -43,7 +44,9 @@ class Usage:
         window, self._window = self._window, []
         if self._socket.connected:
             said = {"kernel": self.kernel(), "hostname": os.uname().nodename, "now": boottime()}
-            self._socket.tell({"type": "sample", **_average(window), **said})
+            sample = {"type": "sample", **_average(window), **said}
+            look = self._looks.newest()
+            self._socket.tell({**sample, "look": look} if look is not None else sample)
 
     def kernel(self) -> dict[str, Any]:
         """Say whether the kernel works, and since when (boottime): the exact one of the three witnesses."""

@@ -8,10 +8,12 @@ from html import escape
 from typing import Any
 
 from ciuic_jupyter.core.choice import choice
+from ciuic_jupyter.core.forecast import words
 from ciuic_jupyter.core.money import format_money
 from ciuic_jupyter.notebook import tick
 
 View = Mapping[str, Any]
+_UNSAID = 15.0  # seconds of a run before it is said why it has no forecast
 _NO_SPARK = '<div class="ciuic-spark"></div>'  # keeps its place, so that the amounts don't jump
 
 NAMES = {
@@ -75,6 +77,7 @@ def card(view: View, spark: str = "", *, live: bool = True, now: float | None = 
         spark if busy and spark else _NO_SPARK,
         _figures(view, live, now),
         _line(view, live, now, notice),
+        _forecast(view, now) if live else "",
         _budget(view, now),
         "</div>",
     ]
@@ -144,6 +147,22 @@ def _line(view: View, live: bool, now: float, notice: str) -> str:
     )
     out = f'<div class="ciuic-line"><span>{text}</span>{clock if live else ""}{said}</div>' if text or said else ""
     return out + (f'<div class="ciuic-alert" role="alert">{escape(message)}</div>' if failed else "")
+
+
+def forecast(view: Mapping[str, Any], now: float) -> tuple[str, str]:
+    """Return the forecast of the cell under way in words, and its warning; both empty where there is nothing to say."""
+    told = view.get("forecast")
+    if not _busy(view) or not isinstance(told, Mapping):
+        return "", ""
+    if told.get("why") and now - float(view.get("run_started_at") or now) < _UNSAID:
+        return "", ""
+    return words(told, str(view.get("currency") or "USD"), float(told.get("ends_at") or now) - now)
+
+
+def _forecast(view: View, now: float) -> str:
+    text, warning = forecast(view, now)
+    out = f'<div class="ciuic-line ciuic-forecast ciuic-sub"><span>{plain(text)}</span></div>' if text else ""
+    return out + (f'<div class="ciuic-alert ciuic-ahead">{plain(warning)}</div>' if warning else "")
 
 
 def describe(view: View, now: float) -> tuple[str, str]:
@@ -250,4 +269,5 @@ def line(view: View, now: float | None = None) -> str:
     spent = tick.amount(spent_now(view, now), currency)
     kept = tick.amount(int(view.get("unspent_nano") or 0), currency)
     who = f"[{view.get('name')}] {shown_state(view).lower()} · {view.get('instance')}"
-    return f"{who} · {price(view)} · {spent} so far · {kept} not spent"
+    ahead = "".join(f" · {text}" for text in forecast(view, now) if text)
+    return f"{who} · {price(view)} · {spent} so far · {kept} not spent{ahead}"

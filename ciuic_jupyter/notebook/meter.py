@@ -89,6 +89,7 @@ def fact(view: View) -> tuple[Any, ...]:
         idle.get("verdict") if not busy else None,
         str(view.get("checkpoint") or ""),
         None if usage is None else round(usage[1]),
+        card.forecast(view, float(view.get("as_of") or 0.0)),
     )
 
 

@@ -175,6 +175,7 @@ def status(view: Mapping[str, Any], *, title: str | None = None) -> Report:
         rows.append(
             ("run", f"{view['run']}{', ' + str(view['queued']) + ' more waiting' if view.get('queued') else ''}")
         )
+    rows += [("ahead", text) for text in card.forecast(view, now) if text]
     rows += _why(view, now)
     saved = view.get("checkpoint")
     if saved:

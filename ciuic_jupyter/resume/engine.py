@@ -12,6 +12,7 @@ from typing import Any
 
 from ciuic_jupyter.resume import modes, position, randomness
 from ciuic_jupyter.resume.iterators import NotResumable, watch_loaders
+from ciuic_jupyter.resume.progress import Looker, bars, forget
 from ciuic_jupyter.resume.reach import may_hold
 from ciuic_jupyter.resume.replay import Way, put_site
 from ciuic_jupyter.resume.rewrite import FRAME, Rewriter, Unit, patch
@@ -68,6 +69,7 @@ class Engine:
         self._way: Way | None = None
         self._serving = threading.local()
         self.transformer = _Transformer(self)
+        self.looker = Looker(self._units.get, lambda: self._unit)
 
     def install(self, shell: Any) -> None:
         """Hook what `shell`, an InteractiveShell, compiles from now on; magics as %%time are hooked, too."""
@@ -84,6 +86,7 @@ class Engine:
         if hasattr(shell, "showtraceback"):
             shell.showtraceback = _without_hooks(shell.showtraceback)
         Site.stop = self._stop
+        Site.bars = bars
 
     # asked by the kernel
 
@@ -141,6 +144,7 @@ class Engine:
         """Return the tree with hooks, or the rest of the cell that is resumed."""
         watch_loaders()
         Site.library = False
+        forget()
         self._unit = None  # whatever goes wrong, no code is taken for another cell's
         way, self._armed = self._armed, None
         if way is not None:

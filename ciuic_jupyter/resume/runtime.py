@@ -11,12 +11,15 @@ import sys
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import cached_property
-from types import CodeType, FrameType
+from types import CodeType, FrameType, GeneratorType
 from typing import Any
 
 Key = tuple[int, "Site"]
 
 LOOPS: dict[Key, Iterator[Any]] = {}
+ASIDE: set[Key] = set()  # those of them that another thread than the main one runs
+HIDING = frozenset({GeneratorType, enumerate, zip, map})  # what may run a progress bar's generator
+BARS: dict[Key, list[tuple[int, Any]]] = {}  # generators of bars by id: nobody sees into one while it works
 MANAGERS: dict[tuple[int, Site, int], Manager] = {}
 
 _SITES: dict[tuple[str, str], Site] = {}
@@ -28,6 +31,7 @@ class Site:
     calm = True  # of the class: no boundary is wanted by anybody
     stop: Callable[[Site | Library, FrameType], None] | None = None
     staged: Callable[[str], None] | None = None  # told the name of a stage whose end the cell's code marks
+    bars: Callable[[Iterator[Any]], list[tuple[int, Any]]] | None = None  # finds them before the first turn
     library = False  # a library whose loop has boundaries runs in this cell
 
     __slots__ = ("key", "unit")
@@ -52,7 +56,12 @@ class Site:
     def turns(self, iterator: Iterator[Any], *, inside: bool) -> Generator[Any, None, None]:
         """Yield what is left; `inside` the body, where something else goes on first, with an item nobody reads."""
         key = (id(sys._getframe(1)), self)
+        LOOPS.pop(key, None)  # the order is that in which they began
         LOOPS[key] = iterator
+        if threading.current_thread() is not threading.main_thread():
+            ASIDE.add(key)
+        elif type(iterator) in HIDING and Site.bars is not None and "tqdm" in sys.modules:
+            BARS[key] = Site.bars(iterator)
         try:
             if inside:
                 yield None
@@ -65,6 +74,8 @@ class Site:
         finally:
             if LOOPS.get(key) is iterator:
                 del LOOPS[key]
+                ASIDE.discard(key)
+                BARS.pop(key, None)
 
     def tick(self) -> bool:
         """Be a boundary of a `while`."""

@@ -24,6 +24,7 @@ from transformers.training_args import ParallelMode
 
 from ciuic_jupyter.resume import randomness
 from ciuic_jupyter.resume.iterators import NotResumable
+from ciuic_jupyter.resume.progress import forget, tell
 from ciuic_jupyter.resume.runtime import Library, Site, offer
 from ciuic_jupyter.train.folders import pack, unpack
 from ciuic_jupyter.train.hush import Hush, Overrides, is_of, nothing
@@ -40,6 +41,7 @@ _PROGRESS = (
 _LIVE = ("_load_from_checkpoint", "_load_optimizer_and_scheduler", "_load_scaler", "_load_rng_state")
 _BARS = ("ProgressCallback", "NotebookProgressCallback")
 _RANDOM_SAMPLES = 3
+_STEPS = "steps of trainer.train()"
 
 
 class TransformersCallback(TrainerCallback):  # type: ignore[misc]  # no types without the library
@@ -58,7 +60,11 @@ class TransformersCallback(TrainerCallback):  # type: ignore[misc]  # no types w
             randomness.put(self._back.epoch_random)
         self._epoch_random = randomness.take()
 
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        forget(_STEPS)
+
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        tell(_STEPS, state.global_step + 1, state.max_steps)
         if self._back is not None:
             back, self._back = self._back, None
             back.arrive(_epoch_frame())

@@ -24,13 +24,21 @@ from typing import Any
 from ciuic_jupyter.errors import UsageError
 from ciuic_jupyter.resume import randomness
 from ciuic_jupyter.resume.iterators import NotResumable, freeze, thaw
+from ciuic_jupyter.resume.progress import tell
 from ciuic_jupyter.resume.runtime import Library, Site, offer
 
+_TURNS = "turns of the job"
 _Place = tuple[str, int, str]
 
 
 class Job:
-    """Boundaries for loops in functions that are not the notebook's: hand it to the function."""
+    """Boundaries for loops in functions that are not the notebook's: hand it to the function.
+
+    Set `turns` to how many turns there will be, and the run has a forecast; `step` counts them where it is a number.
+    """
+
+    turns: int | None = None
+    _calls = 0
 
     def __init__(self) -> None:
         """Make one; it can serve one loop after the other."""
@@ -59,6 +67,9 @@ class Job:
         if self._back is not None:
             self._back = None
             raise UsageError("the loop began anew: it did not read job.restored; run the cell again from its beginning")
+        if self.turns is not None:
+            self._calls = step if type(step) is int else self._calls + 1
+            tell(_TURNS, min(self._calls + 1, self.turns), self.turns)
         if not Site.calm:
             state = state if step is None else {"step": step, **state}
             where = "job.checkpoint_callback()" if step is None else f"job.checkpoint_callback({step!r})"

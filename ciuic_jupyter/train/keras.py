@@ -16,11 +16,13 @@ from keras.callbacks import Callback, History, ProgbarLogger
 
 from ciuic_jupyter.resume import randomness
 from ciuic_jupyter.resume.iterators import NotResumable
+from ciuic_jupyter.resume.progress import forget, tell
 from ciuic_jupyter.resume.runtime import Library, Site, offer
 from ciuic_jupyter.train.hush import Hush, is_of
 
 _FIT = inspect.unwrap(keras.Model.fit)
 _DATA = ("ArrayDataAdapter", "TorchDataLoaderAdapter")
+_EPOCHS = "epochs of model.fit()"
 _CONNECTING = ("TensorBoard", "RemoteMonitor", "CSVLogger", "BackupAndRestore")
 
 
@@ -35,7 +37,11 @@ class KerasCallback(Callback):  # type: ignore[misc]  # no types without the lib
     def on_train_begin(self, logs: Any = None) -> None:
         Site.library = True
 
+    def on_train_end(self, logs: Any = None) -> None:
+        forget(_EPOCHS)
+
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        tell(_EPOCHS, epoch + 1, (self.params or {}).get("epochs"))
         if self._back is not None:
             back, self._back = self._back, None
             back.arrive(_fit_frame())

@@ -17,11 +17,13 @@ from lightning.pytorch.callbacks import ProgressBar
 
 from ciuic_jupyter.resume import randomness
 from ciuic_jupyter.resume.iterators import NotResumable
+from ciuic_jupyter.resume.progress import forget, tell
 from ciuic_jupyter.resume.runtime import Library, Site, offer
 from ciuic_jupyter.train.hush import Hush, Overrides, nothing
 
 _ARGUMENTS = ("model", "train_dataloaders", "val_dataloaders", "datamodule")
 _HOOKS = ("prepare_data", "setup", "configure_model", "configure_callbacks", "on_fit_start", "on_train_start")
+_LOOPS = _EPOCHS, _TRAIN, _VALIDATION = "epochs of trainer.fit()", "train batches", "validation batches"
 _METRICS = ("_progress_bar_metrics", "_logged_metrics", "_callback_metrics")
 
 
@@ -35,7 +37,23 @@ class LightningCallback(Callback):  # type: ignore[misc]  # no types without the
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         Site.library = Site.library or stage == "fit"
 
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        forget(*_LOOPS)
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        forget(_VALIDATION)
+        tell(_TRAIN, batch_idx + 1, trainer.num_training_batches)
+
+    def on_validation_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if not trainer.sanity_checking:
+            forget(_TRAIN)
+            tell(_VALIDATION, batch_idx + 1, trainer.num_val_batches[dataloader_idx])
+
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        forget(_TRAIN, _VALIDATION)
+        tell(_EPOCHS, trainer.current_epoch + 1, trainer.max_epochs)
         if self._back is not None:
             back, self._back = self._back, None
             back.arrive()

@@ -8,7 +8,7 @@ import { pauseIcon, resumeIcon } from './icons';
 import { flow, possible, spentAt } from './model';
 import { BudgetBar, Button, Name, Scene, Spark, Ticking } from './parts';
 import { Action, Session } from './types';
-import { lineText, reasonText, stateText, toneOf } from './words';
+import { budgetText, forecastText, lineText, reasonText, stateText, toneOf } from './words';
 
 export function SessionCard({ scene, session }: { scene: Scene; session: Session }): JSX.Element {
   const { trans, locale, model } = scene;
@@ -48,6 +48,7 @@ export function SessionCard({ scene, session }: { scene: Scene; session: Session
       <RunBar session={session} scene={scene} />
       <div className="ciuic-line">
         <Ticking model={model} text={now => lineText(session, now, scene)} />
+        <Ticking model={model} className="ciuic-sub" text={now => forecastText(session, now, scene)} />
         {reasonText(session) && (
           <div className="ciuic-sub ciuic-clip2" title={reasonText(session)}>
             {reasonText(session)}
@@ -62,6 +63,11 @@ export function SessionCard({ scene, session }: { scene: Scene; session: Session
           currency={session.currency}
         />
       ) : null}
+      {budgetText(session, scene) && (
+        <div className="ciuic-alert" aria-live="polite">
+          <span>{budgetText(session, scene)}</span>
+        </div>
+      )}
       <Waiting session={session} scene={scene} />
       <Buttons session={session} scene={scene} />
       {error && (

@@ -37,6 +37,18 @@ export interface Idle {
   reason: string;
 }
 
+/** What the cell under way will have cost, or why that is not known; `budget_seconds`: the budget is reached before. */
+export interface Forecast {
+  fraction: number | null;
+  ends_at: number | null;
+  why?: string | null;
+  total_nano?: number;
+  low_nano?: number;
+  high_nano?: number;
+  follow?: number;
+  budget_seconds?: number | null;
+}
+
 export interface Session extends Cost {
   name: string;
   id?: string;
@@ -62,7 +74,7 @@ export interface Session extends Cost {
   message?: string | null;
   last_seq?: number;
   progress?: Progress | null;
-  forecast?: { fraction: number | null; ends_at: number | null } | null;
+  forecast?: Forecast | null;
   runs?: Run[];
 }
 

@@ -108,12 +108,46 @@ function runText(session: Session, now: number, { trans, locale }: Tongue): stri
     parts.push(trans.__('for %1', clock(now - session.run_started_at)));
   }
   if (typeof session.forecast?.ends_at === 'number') {
-    parts.push(trans.__('about %1 left', span(session.forecast.ends_at - now, locale)));
+    parts.push(trans.__('about %1 left', span(coarse(session.forecast.ends_at - now), locale)));
   }
   if (session.queued) {
     parts.push(trans.__('%1 more waiting', session.queued));
   }
   return parts.join(' · ');
+}
+
+/** Return a time left no finer than it is known. */
+function coarse(seconds: number): number {
+  const unit = seconds < 90 ? 10 : 60;
+  return unit * Math.max(1, Math.round(seconds / unit));
+}
+
+const UNSAID = 15; // seconds of a run before it is said why it has no forecast
+
+/** Return what the cell under way will have cost: `Forecast $0.42 (0.40 to 0.47)`; or, after a while, why not. */
+export function forecastText(session: Session, now: number, { trans, locale }: Tongue): string {
+  const told = session.forecast;
+  if (!told || !session.busy || session.state !== 'running') {
+    return '';
+  }
+  const [total, low, high] = [told.total_nano, told.low_nano, told.high_nano];
+  if (typeof total !== 'number' || typeof low !== 'number' || typeof high !== 'number') {
+    const late = now - (session.run_started_at ?? now) >= UNSAID;
+    return told.why && late ? trans.__('No forecast: %1', told.why) : '';
+  }
+  const size = Math.max(total, high);
+  const places = size >= 1e8 ? 2 : size >= 1e6 ? 4 : undefined;
+  const [sum, least, most] = [total, low, high].map(nano => money(nano, session.currency, locale, places));
+  const text = trans.__('Forecast %1 (%2 to %3)', sum, least, most);
+  return told.follow ? `${text}, ${trans.__('without the loops that follow')}` : text;
+}
+
+/** Return the warning that the budget will not do. */
+export function budgetText(session: Session, { trans, locale }: Tongue): string {
+  const seconds = session.busy ? session.forecast?.budget_seconds : null;
+  return typeof seconds === 'number'
+    ? trans.__('Will reach the budget in about %1', span(coarse(seconds), locale))
+    : '';
 }
 
 function idleText(session: Session, now: number, { trans, locale }: Tongue): string {

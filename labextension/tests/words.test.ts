@@ -6,7 +6,15 @@ import { Gettext } from '@jupyterlab/translation';
 import { describe, expect, test } from 'vitest';
 
 import { session } from './server';
-import { lineText, newestRuns, stateText, stepText, stoppedText } from '../src/words';
+import {
+  budgetText,
+  forecastText,
+  lineText,
+  newestRuns,
+  stateText,
+  stepText,
+  stoppedText
+} from '../src/words';
 
 const root = join(__dirname, '..');
 const tongue = { trans: new Gettext() as any, locale: 'en-US' };
@@ -74,9 +82,25 @@ test('a running cell says how long', () => {
   const running = session({ busy: true, run_started_at: 900, queued: 2 });
   expect(lineText(running, 1000, tongue)).toBe('for 1:40 · 2 more waiting');
   expect(lineText({ ...running, queued: 0, forecast: { fraction: 0.5, ends_at: 1190 } }, 1000, tongue)).toBe(
-    'for 1:40 · about 3 min 10 sec left'
+    'for 1:40 · about 3 min left'
   );
   expect(stateText(session({ state: 'of tomorrow' }), tongue)).toBe('of tomorrow');
+});
+
+test('a forecast says its bounds, or after a while why there is none', () => {
+  const running = session({ busy: true, run_started_at: 900 });
+  const told = { fraction: 0.5, ends_at: 1190, total_nano: 42e7, low_nano: 4e8, high_nano: 47e7, follow: 0 };
+  const says = (forecast: object, now = 1000) =>
+    forecastText({ ...running, forecast: { fraction: null, ends_at: null, ...forecast } }, now, tongue);
+  expect(says(told)).toBe('Forecast $0.42 ($0.40 to $0.47)');
+  expect(says({ ...told, follow: 2 })).toBe('Forecast $0.42 ($0.40 to $0.47), without the loops that follow');
+  expect(says({ why: 'no loop is under way' })).toBe('No forecast: no loop is under way');
+  expect(says({ why: 'no loop is under way' }, 910)).toBe('');
+  expect(forecastText({ ...running, busy: false, forecast: told }, 1000, tongue)).toBe('');
+  expect(budgetText({ ...running, forecast: { ...told, budget_seconds: 490 } }, tongue)).toBe(
+    'Will reach the budget in about 8 min'
+  );
+  expect(budgetText({ ...running, forecast: { ...told, budget_seconds: null } }, tongue)).toBe('');
 });
 
 test('the newest run of each cell is its own', () => {

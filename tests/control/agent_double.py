@@ -121,7 +121,7 @@ class AgentDouble:
         await self.emit(kind="kernel", run=None, state="dead", exit_code=None, signal=9)
 
     async def sample(self, now: float, *, quiet_since: float | None, **more: Any) -> None:
-        """Send the three witnesses: quiet since then, or busy; and what else a sample says."""
+        """Send the three witnesses: quiet since then, or busy; with `more`, such as a look at the loops."""
         assert self._plane is not None
         said = {"quiet": quiet_since is not None, "since": quiet_since or now, "detail": "told by the test"}
         header = {"type": "sample", "now": now, "kernel": said, "processes_witness": said, "gpu_witness": said}

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ciuic_jupyter.core.money import NANO, format_money
-from ciuic_jupyter.notebook import card, tick
+from ciuic_jupyter.notebook import card, report, tick
 from ciuic_jupyter.notebook.meter import INTERVAL, Meter, drifted, fact, make_meter, usage_percent
 
 
@@ -298,3 +298,29 @@ def test_without_widgets_the_meter_is_a_line_of_text() -> None:
 def test_money_drawn_still_is_what_money_says() -> None:
     html = tick.money(1_234_567_890_123, 0, "CNY", label="spent")
     assert seen_at(html, 5) == format_money(1_234_567_890_123, "CNY")
+
+
+def ahead(**changes: Any) -> dict[str, Any]:
+    told = {"ends_at": 1725.0, "why": None, "follow": 0, "budget_seconds": None}
+    nano = {"total_nano": 42 * NANO // 100, "low_nano": 40 * NANO // 100, "high_nano": 47 * NANO // 100}
+    return view(run="r", run_started_at=990.0, forecast={**told, **nano, **changes})
+
+
+def test_a_forecast_is_drawn_with_its_warning_and_anew_only_when_it_says_something_else() -> None:
+    text = "forecast $0.42 (0.40 to 0.47), 12 min left"
+    assert text in Tags(card.card(ahead(), now=1000.0)).text
+    assert card.line(ahead(), 1000.0).endswith(f" · {text}")
+    warned = Tags(card.card(ahead(budget_seconds=480.0), now=1000.0)).text
+    assert f"{text}will reach the budget in about 8 min" in warned
+    assert fact(ahead()) == fact(ahead(ends_at=1728.0, total_nano=421 * NANO // 1000))
+    assert fact(ahead()) != fact(ahead(ends_at=1790.0))
+    assert text not in card.card(ahead(), live=False, now=1000.0), "a saved notebook foretells nothing"
+    assert text not in card.card({**ahead(), "run": None}, now=1000.0)
+    assert dict(report.status(ahead()).tables[0].rows)["ahead"].startswith("forecast $0.42 (0.40 to 0.47)")
+
+
+def test_why_there_is_no_forecast_is_said_of_a_run_that_goes_on() -> None:
+    none = {"fraction": None, "ends_at": None, "why": "the loop of line 3 (<b>) has no known length"}
+    told = view(run="r", run_started_at=990.0, forecast=none)
+    assert "no forecast" not in card.card(told, now=1000.0)
+    assert "no forecast: the loop of line 3 (<b>) has no known length" in Tags(card.card(told, now=1010.0)).text

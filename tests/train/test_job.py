@@ -61,3 +61,20 @@ def test_a_loop_that_would_not_go_on_where_it_stood_is_skipped_with_its_reason(
     player: Player, cell: str, why: str
 ) -> None:
     assert why in skipped(player, [HEAD, cell])
+
+
+def test_its_turns_are_told_for_the_forecast(player: Player) -> None:
+    looks = """
+from ciuic_jupyter.resume.progress import told_by_libraries
+class Told(Job):
+    def checkpoint_callback(self, *step, **state):
+        super().checkpoint_callback(*step, **state)
+        print([(told["name"], told["taken"], told["left"]) for told in told_by_libraries()])
+job = Told()
+job.turns = 3
+loops.by_epoch(model, optimizer, loader, 2, job)
+job.checkpoint_callback("no number")
+job.checkpoint_callback("more turns than there were to be")
+"""
+    printed = player.play("whole", [HEAD, looks])["printed"].splitlines()
+    assert printed == [f"[('turns of the job', {at}, {3 - at})]" for at in (2, 3, 3, 3)]

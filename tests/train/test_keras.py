@@ -68,3 +68,16 @@ def test_every_epoch(player: Player, tmp_path: Path, data: str) -> None:
 )
 def test_what_could_not_be_gone_back_to_exactly_is_skipped_with_its_reason(player: Player, fit: str, why: str) -> None:
     assert why in skipped(player, [HEAD, fit])
+
+
+def test_its_epochs_are_told_for_the_forecast(player: Player) -> None:
+    looks = """
+from ciuic_jupyter.resume.progress import told_by_libraries
+def look(): print([(told["name"], told["taken"], told["left"]) for told in told_by_libraries()])
+class Look(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None): look()
+model.fit(x, y, epochs=2, verbose=0, callbacks=[ciuic_jupyter.train.keras_callback(), Look()])
+look()
+"""
+    epochs = [f"[('epochs of model.fit()', {epoch}, {2 - epoch})]" for epoch in (1, 2)]
+    assert player.play("whole", [HEAD, looks])["printed"].splitlines() == [*epochs, "[]"]

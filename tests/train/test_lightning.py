@@ -85,3 +85,20 @@ def player() -> Iterator[Player]:
 def test_every_epoch(player: Player, tmp_path: Path, data: str) -> None:
     where = check(player, [HEAD, f"trainer.fit(model, {data})" + AFTER], tmp_path)
     assert where == [f"trainer.fit(), before epoch {epoch}" for epoch in (1, 2)]
+
+
+def test_its_epochs_and_batches_are_told_for_the_forecast(player: Player) -> None:
+    looks = """
+from ciuic_jupyter.resume.progress import told_by_libraries
+def look(): print([(t["name"].split()[0], t["taken"], t["left"]) for t in told_by_libraries()])
+class Look(lightning.Callback):
+    def on_train_batch_end(self, *_): look()
+    def on_validation_batch_end(self, t, *_): None if t.sanity_checking else look()
+trainer = trainer_of(callbacks=[ciuic_jupyter.train.lightning_callback(), Look()], logger=False)
+trainer.fit(model, DataLoader(Data(4), 2), DataLoader(Data(2), 2))
+look()
+"""
+    train = ["[('epochs', {0}, {1}), ('train', 1, 1)]", "[('epochs', {0}, {1}), ('train', 2, 0)]"]
+    epoch = [*train, "[('epochs', {0}, {1}), ('validation', 1, 0)]"]
+    lines = [line.format(at, 2 - at) for at in (1, 2) for line in epoch]
+    assert player.play("whole", [HEAD, looks])["printed"].splitlines() == [*lines, "[]"]

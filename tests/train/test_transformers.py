@@ -103,3 +103,20 @@ def test_what_could_not_be_gone_back_to_exactly_is_skipped_with_its_reason(
     player: Player, tmp_path: Path, made: str, why: str
 ) -> None:
     assert why in skipped(player, [head(tmp_path, made), TRAIN])
+
+
+def test_its_steps_are_told_for_the_forecast(player: Player, tmp_path: Path) -> None:
+    looks = """
+from ciuic_jupyter.resume.progress import told_by_libraries
+class Look(TrainerCallback):
+    def on_step_begin(self, args, state, control, **k):
+        print([(told["name"], told["taken"], told["left"]) for told in told_by_libraries()])
+trainer.add_callback(Look())
+trainer.train()
+print([*told_by_libraries()])
+"""
+    printed = player.play(
+        "whole", [head(tmp_path, "trainer_of(Data(4), eval_strategy='no', logging_strategy='no')"), looks]
+    )["printed"]
+    steps = [f"[('steps of trainer.train()', {step}, {4 - step})]" for step in range(1, 5)]
+    assert printed.splitlines()[:4] == steps and printed.splitlines()[-1] == "[]"

@@ -100,6 +100,26 @@ def test_panel_starts_the_plane_and_teaches_the_first_cell(page: Page, own: Serv
     assert found[1].startswith("%%ciuic_train\n")
 
 
+def test_a_running_cell_has_a_forecast_in_meter_and_panel(page: Page, own: Server, artifacts: Path) -> None:
+    loop = "for step in range(40_000):\n    time.sleep(0.05)\n    if os.path.exists('ahead.stop'): break"
+    own.write("ahead.ipynb", [LOAD, f"%%ciuic_train --budget 0.1\nimport os, time\n{loop}"], "ipk740")
+    pages.open_notebook(page, own, "ahead.ipynb")
+    pages.run_cells(page, 2)
+    open_panel(page)
+    ahead = card(page, "ahead")
+    expect(ahead).to_contain_text(re.compile(r"Forecast \$0\.\d+ \(\$0\.\d+ to \$0\.\d+\)"), timeout=SLOW)
+    expect(ahead).to_contain_text(re.compile(r"about \d+ min .*left"))
+    expect(ahead.get_by_role("progressbar", name="Progress of the cell")).to_be_visible()
+    expect(ahead).to_contain_text(re.compile(r"Will reach the budget in about \d+"))
+    meter = page.locator(".ciuic-meter .ciuic-forecast")
+    expect(meter).to_have_text(re.compile(r"^forecast \$0\.\d+ \(0\.\d+ to 0\.\d+\), \d+ (min|s) left$"), timeout=SLOW)
+    expect(page.locator(".ciuic-meter .ciuic-ahead")).to_have_text(re.compile("^will reach the budget in about "))
+    in_both_themes(page, artifacts, "ahead")
+    (own.root / "ahead.stop").touch()
+    expect(ahead.get_by_role("status")).to_have_text("Ready", timeout=SLOW)
+    expect(meter).to_have_count(0)
+
+
 def test_pause_and_resume_in_mid_cell_from_panel_toolbar_and_status_bar(
     page: Page, own: Server, artifacts: Path
 ) -> None:
