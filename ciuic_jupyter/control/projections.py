@@ -29,6 +29,7 @@ class Segment:
     estimated: bool = False
     instance: str = ""  # its machine type; older rows don't say it
     corrected: bool = False  # the provider took back what it had said of its end
+    ready_ms: int | None = None  # when a kernel on it was ready
 
     def length_ms(self, now_ms: int) -> int:
         """Return its length so far, never below zero."""
@@ -237,6 +238,9 @@ class Books:
             book.pausing = pausing
         if book.state is State.CLOSED:
             book.closed_ms = entry.body["at_ms"]
+        segment = book.open_segment
+        if entry.body["event"] == "kernel_ready" and segment is not None:
+            segment.ready_ms = entry.body["at_ms"]
 
     def _intent(self, book: Book, entry: Entry) -> None:
         book.intent = {**entry.body, "id": entry.machine}

@@ -16,7 +16,7 @@ from IPython.core.magic_arguments import argument, magic_arguments
 from ciuic_jupyter.core.choice import choice
 from ciuic_jupyter.core.session import check_name
 from ciuic_jupyter.errors import CiuicError, UsageError
-from ciuic_jupyter.notebook import card, completion, report, training, why
+from ciuic_jupyter.notebook import card, completion, quote, report, training, why
 from ciuic_jupyter.notebook.desk import Desk
 from ciuic_jupyter.notebook.follow import attach, follow, follow_detached
 from ciuic_jupyter.notebook.state import names_of, seconds_of
@@ -76,8 +76,9 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
     @argument("--trace-modules", metavar="pkg,mod", help="your own modules: pause inside their loops, too")
     @argument("--detach", action="store_true", help="don't wait; %%ciuic_attach shows the outputs at any time")
     @argument("--no-meter", action="store_true", help="show no meter")
+    @argument("--quote", action="store_true", help="run nothing: say what the cell would cost on each machine type")
     @cell_magic
-    def ciuic_train(self, line: str, cell: str) -> None:
+    def ciuic_train(self, line: str, cell: str) -> report.Report | None:
         """Run the cell on a remote, metered kernel: started or resumed on demand, billed until it is paused.
 
         Example:
@@ -89,10 +90,14 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
         interrupts the remote cell; the third one stops watching and leaves it running.
 
         A pause stops the cell at the top of a loop's next turn. Its outputs go on here after a resume.
+
+        With --quote nothing runs and no machine is started: the cell's own earlier runs say what it would cost.
         """
         with one_line():
             options = self._read(self.ciuic_train, line)
             name = check_name(options.session) if options.session else self.desk.session
+            if options.quote:
+                return self._quote(name, cell)
             plan = training.plan(options, cell, session=name, shell=self.shell)
             self.desk.use(name)
             view = self.desk.first(lambda client: training.ensure(client, plan, say))
@@ -102,6 +107,11 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
                     client.push(name, plan.payload)
                 self._follow(plan, after=int(view.get("last_seq") or 0))
                 training.fetch_or_say(client, plan, self.shell.user_ns, say)
+            return None
+
+    def _quote(self, name: str, cell: str) -> report.Report:
+        training.check_written(cell)
+        return quote.quote(self.desk.open().quote(cell, cell_id=self.desk.cell_id(), session=name))
 
     def _follow(self, plan: training.Plan, after: int) -> None:
         client = self.desk.client
