@@ -72,15 +72,15 @@ class Cap:
         runner = self._runner
         book, now_ms, found = runner.book, runner.context.now_ms(), []
 
-        def add(key: str, words: str, budget: int, spent: int) -> None:
+        def add(key: str, words: str, budget: int, spent: int, rate: int) -> None:
             end = spent + self.more(share * hold_seconds(budget, book.rate))
-            found.append(Limit(key, words, budget, spent, end))
+            found.append(Limit(key, words, budget, spent, end, rate))
 
         run = run_under_way(book, runner.current)
         if run_too and run is not None and run.budget_nano is not None:
-            add(f"run:{run.run}", "the budget of this cell", run.budget_nano, run_cost(book, run, now_ms))
+            add(f"run:{run.run}", "the budget of this cell", run.budget_nano, run_cost(book, run, now_ms), book.rate)
         if book.budget_nano is not None:
-            add("session", "the budget", book.budget_nano, book.spent_nano(now_ms))
+            add("session", "the budget", book.budget_nano, book.spent_nano(now_ms), book.flow)
         return found
 
     def limits(self, *, hold: bool, run_too: bool = True) -> list[Limit]:

@@ -129,6 +129,11 @@ class Book:
         return sum(open_now.values()) + (int(self.offer["price_nano_per_hour"]) if awaited else 0)
 
     @property
+    def flow(self) -> int:
+        """Nano-units an hour that are due now: for machines, and for kept checkpoints until the session is closed."""
+        return self.rate + (self.storage_rate if self.closed_ms is None else 0)
+
+    @property
     def queued(self) -> list[Run]:
         """Runs that wait for their turn, oldest first."""
         return [run for run in self.runs.values() if run.status == "queued"]

@@ -165,12 +165,9 @@ def status(view: Mapping[str, Any], *, title: str | None = None) -> Report:
             f"{_money(view, 'unspent_nano')} for {_seconds(view, 'unbilled_seconds')} not billed",
         ),
     ]
-    if view.get("budget_nano"):
-        rows.append(("budget", card.rate_text(int(view["budget_nano"]), currency)))
     for one in view.get("budgets") or ():
-        if one["scope"] != "session":
-            used = f"{one['percent']} % of {format_money(int(one['budget_nano']), currency)} spent"
-            rows.append((f"budget: {one['scope']}", used))
+        used = f"{one['percent']} % of {format_money(int(one['budget_nano']), currency)} spent"
+        rows.append((f"budget: {card.BUDGETS.get(one['scope'], one['scope'])}", used))
     if view.get("run"):
         rows.append(
             ("run", f"{view['run']}{', ' + str(view['queued']) + ' more waiting' if view.get('queued') else ''}")

@@ -45,13 +45,19 @@ METER = """<style>
 .ciuic-card .ciuic-alert {
   flex: 1 0 100%; font-size: 12px; border-left: 3px solid var(--jp-error-color1, #c8322b); padding-left: 8px;
 }
+.ciuic-card .ciuic-budgets { flex: 1 0 100%; display: flex; flex-flow: row wrap; gap: 4px 20px; }
+.ciuic-card .ciuic-budget {
+  flex: 1 1 150px; max-width: 320px; display: flex; flex-flow: row wrap; gap: 2px 8px; align-items: baseline;
+}
+.ciuic-card .ciuic-budget > b { font-size: 12px; font-weight: 600; }
 .ciuic-card .ciuic-bar {
   flex: 1 0 100%; height: 4px; border-radius: 2px; background: var(--jp-layout-color3, #8883); overflow: hidden;
 }
 .ciuic-card .ciuic-bar > i {
   display: block; height: 100%; background: var(--jp-brand-color1, #1976d2); transition: width 0.3s;
 }
-.ciuic-card .ciuic-bar.ciuic-over > i { background: var(--jp-error-color1, #c8322b); }
+.ciuic-card .ciuic-half .ciuic-bar > i { background: var(--jp-warn-color1, #e08600); }
+.ciuic-card .ciuic-over .ciuic-bar > i { background: var(--jp-error-color1, #c8322b); }
 .ciuic-meter .ciuic-buttons { flex: none; gap: 6px; margin: 0; overflow: visible; padding: 3px; }
 .ciuic-meter .jupyter-button.ciuic-button {
   width: auto; min-width: 86px; height: 28px; line-height: 26px; margin: 0; border-radius: 4px; font-size: 13px;

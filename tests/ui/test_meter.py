@@ -20,7 +20,7 @@ def view(**changes):
     now = time.time()
     return dict(name="fed", state="running", instance="local.cpu", currency="USD", rate_nano_per_hour=36_000_000_000,
                 spent_nano=1_000_000_000, as_of=now, billed_seconds=100, unbilled_seconds=0, unspent_nano=0,
-                budget_nano=0, last_seq=0, pause_pending=False, **changes)
+                last_seq=0, pause_pending=False, **changes)
 def act(action):
     pressed.set()
     return {**view(), "pause_pending": True}
