@@ -91,6 +91,10 @@ class Cap:
             found += shared.limits(self._runner, lambda one, seconds: one.cap.more(seconds), hold=hold)
         return found
 
+    def tightest(self) -> list[Limit]:
+        """Return every budget that counts here, the one that is reached first in front."""
+        return sorted(self.limits(hold=True), key=lambda limit: limit.hours_left)
+
     def check(self) -> None:
         """Raise BudgetExceeded if starting anything would cross a cap."""
         runner = self._runner

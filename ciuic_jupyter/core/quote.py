@@ -100,8 +100,8 @@ def quote(
         return cost(offer.price_nano_per_hour, milliseconds, unit_ms=unit_ms, minimum_ms=minimum_ms)
 
     def priced(milliseconds: int) -> int:
-        if paid_ms is not None:
-            return billed(paid_ms + milliseconds) - billed(paid_ms)
+        if paid_ms is not None:  # in whole seconds: nobody knows in which part of one it will begin
+            return billed(paid_ms + -(-milliseconds // 1000) * 1000) - billed(paid_ms)
         return billed((start_ms or 0) + milliseconds)
 
     return Quote(

@@ -90,12 +90,17 @@ export function basis(one: QuotedMachine, { trans, locale }: Tongue): string {
   if (one.like) {
     text = trans.__('assumed as fast as %1', one.like.slice(0, 100));
   } else if (one.seconds) {
-    text = trans.__('measured %1 × here, %2', one.runs, span(one.seconds[1], locale));
+    text = trans.__('measured %1 × here, %2', one.runs, time(one.seconds[1], locale));
     if (one.billed_nano) {
       text += ` · ${trans.__('billed %1', money(one.billed_nano[1], one.currency, locale))}`;
     }
   }
   return [rate, text].filter(Boolean).join(' · ');
+}
+
+function time(seconds: number, locale: string): string {
+  const short = { style: 'unit', unit: 'second', unitDisplay: 'short', maximumFractionDigits: 1 } as const;
+  return seconds < 10 ? new Intl.NumberFormat(locale, short).format(seconds) : span(seconds, locale);
 }
 
 /** Return what has to be known beside the amounts: what counts, what does not, and what starts. */
@@ -125,7 +130,7 @@ export function notes(quote: Quote, { trans, locale }: Tongue): string[] {
   const starts = quote.machines.filter(one => one.cost_nano && !one.runs_now).map(one => one.start_seconds);
   const known = starts.filter((seconds): seconds is number => seconds !== null);
   if (known.length > 0) {
-    found.push(trans.__('With the start of a machine, %1 at most.', span(Math.max(...known), locale)));
+    found.push(trans.__('With the start of a machine, %1 at most.', time(Math.max(...known), locale)));
   } else if (starts.length > 0) {
     found.push(trans.__('Without the start of a machine: it was never measured.'));
   }

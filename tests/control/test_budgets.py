@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -24,6 +25,7 @@ from ciuic_jupyter.core.money import NANO
 from ciuic_jupyter.core.session import State
 from ciuic_jupyter.errors import BudgetExceeded, UsageError
 from ciuic_jupyter.providers.base import Offer
+from ciuic_jupyter.sdk.monitor import CostMonitor
 from ciuic_jupyter.settings import Settings
 from tests.control.conftest import Cloud, reach, until
 
@@ -77,6 +79,38 @@ async def test_no_budget_is_crossed_and_each_mark_is_told_once(cloud: Cloud, sco
         if scope == "run" and code == "hang":  # the cell was interrupted, another has a budget of its own
             raise BudgetExceeded
         await runner.ensure()
+
+
+async def test_a_monitor_hears_every_mark_of_every_budget_once(cloud: Cloud) -> None:
+    await under(cloud, budget_per_day="2", budget_total="0.8")
+    runner = await cloud.session(budget_nano=NANO)
+    job: Any = SimpleNamespace(alert_nano=NANO // 4, watched=[])
+    monitor, heard, plain = CostMonitor(job), [], []
+    monitor._handlers += [lambda cost, alert: heard.append((alert.scope, alert.percent)), plain.append]
+    for seconds in (100, 200, 150, 200, 145):  # 0.1, 0.3, 0.45, 0.65, 0.795
+        await cloud.turn(seconds)
+        for _ in range(2):
+            job.view = runner.view()
+            monitor.look()
+    marks = [("cost_alert", 100), ("user", 50), ("user", 80), ("session", 50), ("user", 100)]
+    assert heard == marks
+    assert len(plain) == 1, "who takes no alert is told of the cost alone"
+    await reach(runner, State.PAUSED)
+
+
+async def test_the_tightest_budget_comes_first(cloud: Cloud) -> None:
+    await under(cloud, budget_per_day="10", budget_per_month="3")
+    runner, other = await cloud.session(budget_nano=2 * NANO), await cloud.session("b")
+    await cloud.turn(100)
+    view = runner.view()
+    assert [one["scope"] for one in view["budgets"]] == ["month", "session", "day"], "two eat of what they share"
+    assert [one["rate_nano_per_hour"] for one in view["budgets"]] == [7200 * SECOND, 3600 * SECOND, 7200 * SECOND]
+    assert [one["spent_nano"] for one in view["budgets"]] == [200 * SECOND, 100 * SECOND, 200 * SECOND]
+    await other.pause()
+    await reach(other, State.PAUSED)
+    assert [one["scope"] for one in runner.view()["budgets"]] == ["session", "month", "day"]
+    await busy(cloud, runner, "r", "loop", budget_nano=NANO // 2)
+    assert runner.view()["budgets"][0]["key"] == "run:r"
 
 
 async def test_a_cell_at_its_budget_goes_on_with_another_or_is_left(cloud: Cloud) -> None:

@@ -61,6 +61,11 @@ def test_on_a_machine_that_runs_only_what_comes_on_top_is_paid() -> None:
         assert found.cost == Spread(*[more * SECOND] * 3), lived
 
 
+def test_a_part_of_a_second_on_top_is_no_gift() -> None:
+    for lived in (0, 300, 999):
+        assert quote(Machine("a"), [past("a", 0.2)], {}, paid_ms=5000 + lived).cost == Spread(*[SECOND] * 3)
+
+
 def test_amounts_of_another_currency_are_no_measure_but_times_are() -> None:
     found = quote(Machine("a"), [past("a", 10, "CNY"), past("a", 20)], {})
     assert found.billed == Spread(*[20 * SECOND] * 3)
