@@ -123,7 +123,8 @@ def run_row(book: Book, run: Run, now_ms: int) -> View:
 def same_cell(lives: Sequence[Book], context: Context, run: str) -> View:
     """Return every run of the cell that `run` is of, oldest first: the same cell id, or else the very same code.
 
-    UsageError if there is no such run.
+    Each says whether its code was another one (`edited`), what one turn of its loop cost where turns were counted, and
+    what the first cost that is in its currency and cost anything. UsageError if there is no such run.
     """
     now_ms = context.now_ms()
     home = next((book for book in lives if run in book.runs), None)
@@ -135,5 +136,20 @@ def same_cell(lives: Sequence[Book], context: Context, run: str) -> View:
         return other.cell_id == like.cell_id if like.cell_id is not None else other.code == like.code
 
     found = [(book, one) for book in lives for one in book.runs.values() if same(one) and one.started_ms is not None]
-    rows = [{**run_row(book, one, now_ms), "currency": book.offer["currency"]} for book, one in found]
-    return {"rows": sorted(rows, key=lambda row: float(row["at"])), "text": spending.first_line(like.code)}
+    rows = [
+        {
+            **run_row(book, one, now_ms),
+            "currency": book.offer["currency"],
+            "edited": one.code.strip() != like.code.strip(),
+        }
+        for book, one in found
+    ]
+    rows.sort(key=lambda row: float(row["at"]))
+    first: dict[str, int] = {}
+    for row in rows:
+        spent, turns = int(row["spent_nano"]), int((row.get("turns") or {}).get("done") or 0)
+        if spent:
+            first.setdefault(row["currency"], spent)
+        row["first_nano"] = first.get(row["currency"])
+        row["per_turn_nano"] = -(-spent // turns) if turns else None
+    return {"rows": rows, "text": spending.first_line(like.code)}

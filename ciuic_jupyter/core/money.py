@@ -55,6 +55,12 @@ def cost(rate_nano_per_hour: int, milliseconds: int, *, unit_ms: int = 1000, min
     return -(-rate_nano_per_hour * billed // HOUR_MS)
 
 
+def format_change(nano: int, base: int, currency: str = "USD") -> str:
+    """Return how much more or less `nano` is than `base`, which is above zero: "+$0.0120 (112 %)"."""
+    sign = "+" if nano > base else ""
+    return f"{sign}{format_money(nano - base, currency)} ({100 * nano / base:.0f} %)"
+
+
 def format_money(nano: int, currency: str = "USD", places: int | None = None) -> str:
     """Return `nano` as text for people: "$0.0132". Without `places`, enough of them to show small amounts."""
     if places is not None and not 0 <= places <= 9:

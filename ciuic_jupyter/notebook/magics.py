@@ -16,7 +16,7 @@ from IPython.core.magic_arguments import argument, magic_arguments
 from ciuic_jupyter.core.choice import choice
 from ciuic_jupyter.core.session import check_name
 from ciuic_jupyter.errors import CiuicError, UsageError
-from ciuic_jupyter.notebook import card, completion, quote, report, training, why
+from ciuic_jupyter.notebook import card, chart, completion, quote, report, training, why
 from ciuic_jupyter.notebook.desk import Desk
 from ciuic_jupyter.notebook.follow import attach, follow, follow_detached
 from ciuic_jupyter.notebook.state import names_of, seconds_of
@@ -210,17 +210,27 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
     @magic_arguments()
     @_session
     @argument("--by", choices=("day", "session", "run", "machine"), help="one line each, beside the same always on")
+    @argument(
+        "--cell",
+        nargs="?",
+        const="",
+        metavar="RUN",
+        help="compare the runs of the cell that RUN, or the last one, is of",
+    )
     @line_magic
     def ciuic_cost(self, line: str) -> report.Report:
-        """Show seconds and money billed and not billed, for one session or for all.
+        """Show seconds and money billed and not billed, for one session or for all; by day with a chart.
 
-        Example: %ciuic_cost --by day
+        Examples: %ciuic_cost --by day, %ciuic_cost --cell
         """
         with one_line():
             options = self._read(self.ciuic_cost, line)
             given, client = options.session, self.desk.open()
+            if options.cell is not None:
+                return report.same_cell(client.same_cell(self.desk.run(options.cell or given)))
             if options.by:
-                return report.spent(client.report(options.by, check_name(given) if given else None))
+                body = client.report(options.by, check_name(given) if given else None)
+                return report.spent(body, chart.charts(body["rows"]) if options.by == "day" else ())
             return report.cost(client.cost(check_name(given) if given else None), given)
 
     @magic_arguments()

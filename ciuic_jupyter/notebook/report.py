@@ -9,7 +9,7 @@ from html import escape
 from typing import Any
 
 from ciuic_jupyter.core import carbon
-from ciuic_jupyter.core.money import format_money
+from ciuic_jupyter.core.money import format_change, format_money
 from ciuic_jupyter.notebook import card, style
 from ciuic_jupyter.notebook.tick import spoken
 
@@ -25,17 +25,26 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Figure:
+    """A drawing: HTML whose text is escaped, and lines for a terminal."""
+
+    html: str
+    lines: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Report:
-    """What a magic returns: a title, tables and notes. The last expression of a cell shows it."""
+    """What a magic returns: a title, figures, tables and notes. The last expression of a cell shows it."""
 
     title: str
     tables: Sequence[Table]
     notes: Sequence[str] = ()
     data: Any = field(default=None, compare=False)
+    figures: Sequence[Figure] = ()
 
     def text(self) -> str:
         """Return it for a terminal."""
-        lines = [self.title]
+        lines = [self.title, *(f"  {line}" for figure in self.figures for line in figure.lines)]
         for table in self.tables:
             if table.title:
                 lines.append(f"  {table.title}")
@@ -50,6 +59,7 @@ class Report:
             f'<div class="ciuic-report" role="group" aria-label="{escape(self.title, quote=True)}">',
             f'<div class="ciuic-title">{card.plain(self.title)}</div>',
         ]
+        parts += [figure.html for figure in self.figures]
         for table in self.tables:
             title = f"<div>{card.plain(table.title)}</div>" if table.title else ""
             body = "".join(_row(row, table.right) for row in table.rows)
@@ -255,7 +265,7 @@ def cost(body: Mapping[str, Any], session: str | None) -> Report:
     return Report("Cost · all sessions", tables, data=dict(body))
 
 
-def spent(body: Mapping[str, Any]) -> Report:
+def spent(body: Mapping[str, Any], figures: Sequence[Figure] = ()) -> Report:
     """Return what was spent by day, session, run or machine type, beside the same hours always on."""
     rows = []
     for row in body.get("rows") or ():
@@ -268,7 +278,29 @@ def spent(body: Mapping[str, Any]) -> Report:
         rows.append((str(row["key"])[:12], str(row.get("text") or ""), _seconds(row, "machine_seconds"), *amounts))
     notes = () if rows else ("Nothing was spent yet.",)
     session = f" of session {body['session']}" if body.get("session") else ""
-    return Report(f"Cost by {body['by']}{session}", [Table("", rows, right=4)] if rows else [], notes, data=dict(body))
+    tables = [Table("", rows, right=4)] if rows else []
+    return Report(f"Cost by {body['by']}{session}", tables, notes, dict(body), figures)
+
+
+def same_cell(body: Mapping[str, Any]) -> Report:
+    """Return the runs of one cell, oldest first: what each took and cost, per turn of its loop, against the first."""
+    rows, edited = [], False
+    for row in body["rows"]:
+        currency, edited = str(row["currency"]), edited or row["edited"]
+        started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(row["at"])))
+        state = f"{row['state']}, edited" if row["edited"] else str(row["state"])
+        per = row["per_turn_nano"]
+        per_turn = "" if per is None else f"{format_money(int(per), currency)} a loop turn"
+        first = row["first_nano"]
+        change = "" if first is None else format_change(int(row["spent_nano"]), int(first), currency)
+        what = (str(row["key"])[:12], started, str(row["instance"]), state)
+        rows.append((*what, _seconds(row, "machine_seconds"), _money(row, "spent_nano"), per_turn, change))
+    notes = ["The last column: against the first run."] if len(rows) > 1 else []
+    if edited:
+        notes.append("edited: its code was another one than that of the run that was named.")
+    return Report(
+        f"Runs of one cell · {body['text']}", [Table("", rows, right=4)] if rows else [], notes, data=dict(body)
+    )
 
 
 def _cost_rows(body: Mapping[str, Any]) -> list[tuple[str, str, str]]:

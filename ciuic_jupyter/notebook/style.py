@@ -103,5 +103,15 @@ REPORT = """<style>
 .ciuic-report table.ciuic-t td:last-child { padding-right: 0; }
 .ciuic-report .ciuic-block + .ciuic-block { border-top: 1px solid var(--jp-border-color3, #8882); }
 .ciuic-report .ciuic-note { margin-top: 6px; font-size: 12px; color: var(--jp-ui-font-color2, inherit); }
+.ciuic-report .ciuic-chart { margin: 6px 0; }
+.ciuic-report .ciuic-chart svg { display: block; width: 100%; max-width: 640px; }
+.ciuic-report .ciuic-chart text { font-size: 10px; fill: var(--jp-ui-font-color2, #777); }
+.ciuic-report rect.ciuic-always { fill: var(--jp-layout-color3, #8884); }
+.ciuic-report rect.ciuic-spent { fill: var(--jp-brand-color1, #1976d2); }
+.ciuic-report .ciuic-key {
+  display: inline-block; width: 9px; height: 9px; border-radius: 2px; margin: 0 4px 0 12px;
+  background: var(--jp-layout-color3, #8884);
+}
+.ciuic-report .ciuic-key.ciuic-key-spent { margin-left: 0; background: var(--jp-brand-color1, #1976d2); }
 .ciuic-report .ciuic-warn { border-left: 3px solid var(--jp-warn-color1, #e08600); padding-left: 8px; margin-top: 8px; }
 </style>"""

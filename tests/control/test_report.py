@@ -133,9 +133,14 @@ def test_runs_of_one_cell_are_compared(capsys: pytest.CaptureFixture[str]) -> No
     money.show_same(found, 4, table)
     lines = capsys.readouterr().out.splitlines()
     assert "$0.9000" in lines[2] and "100 %" in lines[2]  # of $3.60, four epochs
-    assert "$0.4500" in lines[3] and "50 %" in lines[3]
+    assert "$0.4500" in lines[3] and "-$1.8000 (50 %)" in lines[3]
+    assert "done, edited" in lines[2] and "edited" not in lines[3]
     money.show_same(found, None, table)
     assert "unknown" in capsys.readouterr().out
+    found["rows"][0]["per_turn_nano"] = 36_000_000
+    text = shown.same_cell(found).text()
+    for part in ("$0.0360 a loop turn", "-$1.8000 (50 %)", "$0.00 (100 %)", "edited"):
+        assert part in text
     with pytest.raises(UsageError, match="no run 'z'"):
         report.same_cell([one], context(begin), "z")
     for each in (one, two):

@@ -161,6 +161,9 @@ def test_a_quote_runs_nothing_and_knows_the_cells_own_runs(shell: Any, capsys: p
     assert (again.data["whole"], own["runs"], own["runs_now"], own["start_measured"]) == (2, 2, True, True)
     assert own["start_seconds"] > 0
     assert "2 runs here" in again.text() and "assumed as fast as local.cpu" in again.text()
+    compared = run(shell, "%ciuic_cost --cell")
+    assert len(compared.data["rows"]) == 2 and "Runs of one cell · quoted = sum" in compared.text()
+    assert run(shell, f"%ciuic_cost --cell {compared.data['rows'][0]['key'][:8]}").data["text"] == compared.data["text"]
     with pytest.raises(Exception, match="the cell is empty"):
         run(shell, "%%ciuic_train --quote\n ")
     run(shell, "%ciuic_release --discard six")
