@@ -16,9 +16,10 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from pydantic import ValidationError
+from typer.testing import CliRunner
 
 from ciuic_jupyter.control import alerts
+from ciuic_jupyter.control.cli import app
 from ciuic_jupyter.control.purse import STOP_SECONDS
 from ciuic_jupyter.control.runner import Runner
 from ciuic_jupyter.core.money import NANO
@@ -201,7 +202,30 @@ async def test_a_currency_that_the_budgets_can_not_count_starts_nothing(cloud: C
 @pytest.mark.parametrize("name", ["BUDGET_PER_RUN", "BUDGET_PER_DAY", "BUDGET_PER_MONTH", "BUDGET_TOTAL"])
 def test_budgets_of_nonsense_are_refused(name: str, bad: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"CIUIC_{name}", bad)
-    with pytest.raises(ValidationError, match=name.lower()):
+    with pytest.raises(UsageError, match=rf"CIUIC_{name}='{bad}' can't be used: .*nothing was started"):
+        Settings()
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [("RMB", "ISO 4217"), ("usd", "did you mean USD"), ("XXX", "ISO 4217"), ("", "ISO 4217"), ("US\x1bD", "ISO 4217")],
+)
+def test_a_currency_nobody_knows_is_refused_with_what_to_write(
+    code: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CIUIC_CURRENCY", code)
+    with pytest.raises(UsageError, match=f"CIUIC_CURRENCY=.*{says}") as told:
+        Settings()
+    assert str(told.value).isprintable()
+    shown = CliRunner().invoke(app, ["machines", "list"])
+    assert shown.exit_code == 1 and "CIUIC_CURRENCY" in shown.stderr and "Traceback" not in shown.output
+
+
+@pytest.mark.parametrize("price", ["-0.01", "nan", "inf", "100001", "1e400", "much"])
+def test_prices_of_nonsense_are_refused(price: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CIUIC_PRICE_PER_HOUR", price)
+    monkeypatch.setenv("CIUIC_STORAGE_PRICE_PER_HOUR", price)
+    with pytest.raises(UsageError, match=r"CIUIC_PRICE_PER_HOUR=.*CIUIC_STORAGE_PRICE_PER_HOUR="):
         Settings()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from contextlib import redirect_stdout
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,35 @@ def test_days_around_clock_changes_and_month_ends(first: tuple[int, int, int], h
     assert days[0] == f"{first[0]}-{first[1]:02d}-{first[2]:02d}"
     assert days == sorted(set(days))
     assert rows[3]["spent_nano"] == 0 and rows[3]["always_on_nano"] == 5 * RATE  # nobody closed it: on, elsewhere
+
+
+@pytest.mark.parametrize(
+    ("night", "before", "after"),
+    [
+        ((2026, 3, 7, 22), 2, 2),  # clocks go forward at 2: an hour is missing
+        ((2026, 3, 8, 22), 2, 3),
+        ((2026, 10, 31, 22), 2, 4),  # and back: one comes twice
+        ((2026, 2, 28, 20), 4, 3),  # a month's end
+        ((2024, 2, 29, 23), 1, 3),
+        ((2026, 12, 31, 23), 1, 3),  # a year's
+    ],
+)
+def test_a_run_over_midnight_is_one_run_and_two_days(night: tuple[int, int, int, int], before: int, after: int) -> None:
+    begin = ms(*night)
+    until = datetime(*night[:3], tzinfo=NEW_YORK) + timedelta(days=1, hours=3)  # 3 o'clock by the wall
+    end = round(until.timestamp() * 1000)
+    hours = (end - begin) // HOUR
+    made = with_run(book((begin, end)), "r", begin, end)
+    made.closed_ms = end
+    (run,) = rows_of([made], "run", end + HOUR)
+    assert (run["spent_nano"], run["machine_seconds"]) == (hours * RATE, hours * 3600)
+    days = rows_of([made], "day", end + HOUR)
+    assert [row["spent_nano"] // RATE for row in days] == [before, hours - before]
+    assert hours - before == after
+    assert [row["key"] for row in days] == [str(date(*night[:3])), str(date(*night[:3]) + timedelta(days=1))]
+    totals = spending.total_now([made], context(end), NEW_YORK)
+    assert totals["today_nano"] == (hours - before) * RATE
+    assert totals["month_nano"] == (hours - before if until.day == 1 else hours) * RATE
 
 
 def test_months_end_where_they_end() -> None:
