@@ -157,6 +157,7 @@ class Cap:
             await runner.write(Row("note", {"text": text}, session=runner.book.name, idem=idem))
             runner.message = text
             self._send(text, limit, mark)
+            runner.changed()
 
     def _send(self, text: str, limit: Limit, mark: int) -> None:
         """Tell everyone who reads the session's events, and who the settings name."""

@@ -28,20 +28,19 @@ def quote(body: View) -> Report:
     rows = [_row(one) for one in machines]
     notes = [*_history(body), *_starts(machines), *(f"Left out: {why}" for why in body["unasked"])]
     notes.append("Nothing was run and no machine was started.")
-    return Report(f"Quote · {body['text']}", [Table("", rows, right=2)] if rows else [], notes, data=dict(body))
+    return Report(f"Quote · {body['text']}", [Table("", rows, right=1)] if rows else [], notes, data=dict(body))
 
 
-def _row(one: View) -> tuple[str, str, str, str, str]:
+def _row(one: View) -> tuple[str, str, str, str]:
     currency = str(one["currency"])
     if not one["offered"]:
-        return str(one["instance"]), "not offered now", _measured(one), "", "-"
+        return str(one["instance"]), "not offered now", _measured(one), "-"
     price = f"{rate_text(int(one['price_nano_per_hour']), currency)}/h"
     if one["cost_nano"] is None:
-        return str(one["instance"]), price, "", "", f"{format_money(int(one['hour_nano']), currency)} an hour"
+        return str(one["instance"]), price, "", f"{format_money(int(one['hour_nano']), currency)} an hour"
     least, median, most = (format_money(int(nano), currency) for nano in one["cost_nano"])
-    between = f"{least} to {most}" if least != most else ""
     by = f"assumed as fast as {one['like']}" if one["like"] else _measured(one)
-    return str(one["instance"]), price, by, between, median
+    return str(one["instance"]), price, by, f"{median} ({least} to {most})" if least != most else median
 
 
 def _measured(one: View) -> str:
@@ -62,7 +61,7 @@ def _history(body: View) -> list[str]:
     if not whole:
         first = "This cell has not run to its end yet: all that is known is what an hour costs."
     else:
-        first = f"By {whole} run{'s' if whole != 1 else ''} to the end"
+        first = f"Counted: {whole} run{'s' if whole != 1 else ''} that came to {'their' if whole != 1 else 'its'} end"
         first += f", {paused} of them through a pause (as one run)." if paused else "."
     notes = [first]
     if body["edited"]:
