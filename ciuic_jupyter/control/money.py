@@ -200,8 +200,21 @@ def show_same(view: dict[str, Any], epochs: int | None, lines: Lines) -> None:
     rows = list(view["rows"])
     typer.echo(f"runs of the cell: {view['text']}")
     per = "PER EPOCH" if epochs is not None else "PER LOOP TURN"
-    head = ["RUN", "STARTED", "MACHINE", "STATE", "MACHINE TIME", "COST", "ALWAYS ON", per, "AGAINST THE FIRST"]
+    head = [
+        "RUN",
+        "STARTED",
+        "MACHINE",
+        "STATE",
+        "MACHINE TIME",
+        "COST",
+        "ALWAYS ON",
+        per,
+        "PER UNIT OF LOSS",
+        "AGAINST THE FIRST",
+    ]
     lines([head, *(_same(row, epochs) for row in rows)])
+    if any(row["per_loss_nano"] is not None for row in rows):
+        typer.echo("a unit of loss: by which the loss fell that the run printed, from the first to the last")
     if any(row["edited"] for row in rows):
         typer.echo("edited: its code was another one than that of the run that was named")
 
@@ -209,12 +222,12 @@ def show_same(view: dict[str, Any], epochs: int | None, lines: Lines) -> None:
 def _same(row: dict[str, Any], epochs: int | None) -> list[str]:
     currency = str(row["currency"])
     nano = row["per_turn_nano"] if epochs is None else -(-int(row["spent_nano"]) // epochs)
-    per = _UNKNOWN if nano is None else format_money(nano, currency)
+    per = [_UNKNOWN if one is None else format_money(one, currency) for one in (nano, row["per_loss_nano"])]
     at = datetime.fromtimestamp(float(row["at"])).isoformat(" ", "seconds")
     times = _hours(round(float(row["machine_seconds"]) * 1000))
     amounts = [format_money(int(row[name]), currency) for name in ("spent_nano", "always_on_nano")]
     state = f"{row['state']}, edited" if row["edited"] else str(row["state"])
-    return [str(row["key"]), at, str(row["instance"]), state, times, *amounts, per, _against(row)]
+    return [str(row["key"]), at, str(row["instance"]), state, times, *amounts, *per, _against(row)]
 
 
 def _against(row: dict[str, Any]) -> str:

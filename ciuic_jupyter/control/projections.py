@@ -64,6 +64,7 @@ class Run:
     resumed_ms: int | None = None
     resumed_seq: int = 0
     boundary: dict[str, Any] | None = None  # where it last stood suspended: `checkpoint`, `after` (an event), `where`
+    loss: dict[str, float] | None = None  # as printed: `first` and `last`
     seen_seq: int = 0  # events up to here were looked at when it was suspended
 
     @property
@@ -319,6 +320,7 @@ class Books:
         run = book.runs.get(entry.body["run"])
         if run is not None:
             run.status, run.ended_ms, run.last_seq = entry.body["status"], entry.body["at_ms"], entry.body["last_seq"]
+            run.loss = entry.body.get("loss")
 
     def _run_suspend(self, book: Book, entry: Entry) -> None:
         run, body = book.runs[entry.body["run"]], entry.body

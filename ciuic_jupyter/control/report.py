@@ -116,6 +116,7 @@ def run_row(book: Book, run: Run, now_ms: int) -> View:
         "cell_id": run.cell_id,
         "text": spending.first_line(run.code),
         "state": run.state,
+        "loss": run.loss,
     }
     return {**_row(run.run, _on(book, begin, end, now_ms), spent, always), **more}
 
@@ -124,7 +125,8 @@ def same_cell(lives: Sequence[Book], context: Context, run: str) -> View:
     """Return every run of the cell that `run` is of, oldest first: the same cell id, or else the very same code.
 
     Each says whether its code was another one (`edited`), what one turn of its loop cost where turns were counted, and
-    what the first cost that is in its currency and cost anything. UsageError if there is no such run.
+    one unit by which the loss fell that it printed, and what the first cost that is in its currency and cost anything.
+    UsageError if there is no such run.
     """
     now_ms = context.now_ms()
     home = next((book for book in lives if run in book.runs), None)
@@ -152,4 +154,6 @@ def same_cell(lives: Sequence[Book], context: Context, run: str) -> View:
             first.setdefault(row["currency"], spent)
         row["first_nano"] = first.get(row["currency"])
         row["per_turn_nano"] = -(-spent // turns) if turns else None
+        fall = row["loss"]["first"] - row["loss"]["last"] if row["loss"] is not None else 0.0
+        row["per_loss_nano"] = round(spent / fall) if fall > 1e-9 else None
     return {"rows": rows, "text": spending.first_line(like.code)}

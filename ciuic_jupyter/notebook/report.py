@@ -289,17 +289,19 @@ def same_cell(body: Mapping[str, Any]) -> Report:
         currency, edited = str(row["currency"]), edited or row["edited"]
         started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(row["at"])))
         state = f"{row['state']}, edited" if row["edited"] else str(row["state"])
-        per = row["per_turn_nano"]
-        per_turn = "" if per is None else f"{format_money(int(per), currency)} a loop turn"
+        units = (("per_turn_nano", "a loop turn"), ("per_loss_nano", "a unit of loss"))
+        per = [f"{format_money(int(row[name]), currency)} {of}" if row[name] is not None else "" for name, of in units]
         first = row["first_nano"]
         change = "" if first is None else format_change(int(row["spent_nano"]), int(first), currency)
         what = (str(row["key"])[:12], started, str(row["instance"]), state)
-        rows.append((*what, _seconds(row, "machine_seconds"), _money(row, "spent_nano"), per_turn, change))
+        rows.append((*what, _seconds(row, "machine_seconds"), _money(row, "spent_nano"), *per, change))
     notes = ["The last column: against the first run."] if len(rows) > 1 else []
+    if any(row["per_loss_nano"] is not None for row in body["rows"]):
+        notes.append("A unit of loss: by which the loss fell that the run printed, from the first to the last.")
     if edited:
         notes.append("edited: its code was another one than that of the run that was named.")
     return Report(
-        f"Runs of one cell · {body['text']}", [Table("", rows, right=4)] if rows else [], notes, data=dict(body)
+        f"Runs of one cell · {body['text']}", [Table("", rows, right=5)] if rows else [], notes, data=dict(body)
     )
 
 

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from ciuic_jupyter.control.quotes import quote_cell
+from ciuic_jupyter.control.report import same_cell
 from ciuic_jupyter.control.runner import Runner
 from ciuic_jupyter.core.session import State
 from ciuic_jupyter.errors import ProviderError, UsageError
 from ciuic_jupyter.notebook.quote import quote as shown
+from ciuic_jupyter.notebook.report import same_cell as compared
 from ciuic_jupyter.providers.base import Offer
 from tests.control.conftest import Cloud, reach, until
 
@@ -96,6 +98,33 @@ async def test_a_start_takes_as_long_as_it_was_measured_to_take(cloud: Cloud) ->
     assert (own["start_seconds"], own["start_measured"]) == (30, True)
     assert own["cost_nano"] == [130 * SECOND] * 3
     assert "With the start of a machine: 30 s on fake.1" in shown(await asked(cloud)).text()
+
+
+async def test_a_run_keeps_the_loss_that_it_printed_and_a_unit_of_it_has_a_price(cloud: Cloud) -> None:
+    runner = await cloud.session()
+
+    async def printed(run: str, text: str) -> None:
+        said = {"name": "stdout", "text": text}
+        await cloud.agent.emit(kind="output", run=run, msg_type="stream", content=said, metadata={})
+
+    for run, last in (("one", "0.5"), ("two", "3.5")):
+        await begin(cloud, runner, run)
+        await printed(run, "epoch 1 loss 2.5\nepoch 2 lo")
+        cloud.clock.turn(100)
+        await printed(run, f"ss {last}\n")
+        await cloud.agent.emit(
+            kind="output", run=run, msg_type="stream", content="loss 9", metadata={}
+        )  # no such thing
+        await finish(cloud, runner, run)
+    await begin(cloud, runner, "mute")
+    await finish(cloud, runner, "mute")
+    rows = same_cell(cloud.plane.context.books.lives, cloud.plane.context, "one")["rows"]
+    assert [row["loss"] for row in rows] == [{"first": 2.5, "last": 0.5}, {"first": 2.5, "last": 3.5}, None]
+    assert [row["per_loss_nano"] for row in rows] == [50 * SECOND, None, None], "what did not fall has no price"
+    assert "$0.0500 a unit of loss" in compared({"text": "loop", "rows": rows}).text()
+    await until(lambda: runner.book.runs["mute"].ended_ms is not None)
+    await cloud.restart()
+    assert cloud.plane.runner("s").book.runs["one"].loss == {"first": 2.5, "last": 0.5}
 
 
 async def test_a_run_that_moved_is_nobodys_measure(cloud: Cloud) -> None:
