@@ -23,8 +23,8 @@ async def quote_cell(
 ) -> View:
     """Return what the cell with this source, or that `run` is of, would cost on each machine type; nothing is started.
 
-    Where that source never ran, runs of an earlier one of the same cell are taken, and the view says so. UsageError
-    without a cell, or for a run that nobody knows.
+    Where that source never ran, runs of an earlier one of the same cell in `session` are taken, and the view says so: a
+    cell's id alone is that of its copies, too. UsageError without a cell, or for a run that nobody knows.
     """
     lives = context.books.lives
     if run is not None:
@@ -36,7 +36,7 @@ async def quote_cell(
         raise UsageError("a quote needs a cell: its code, or one of its runs")
     found, edited = _runs_of(lives, code), False
     if not found and cell_id is not None:
-        found = [(book, one) for book, one in _all(lives) if one.cell_id == cell_id]
+        found = [(book, one) for book, one in _all(lives) if (one.cell_id, book.name) == (cell_id, session)]
         edited = bool(found)
     past, others = _told_apart(found, context.now_ms())
     offers, unasked = await context.offers()

@@ -147,11 +147,12 @@ async def test_an_edited_cell_is_quoted_by_its_earlier_text_and_that_is_said(clo
     await begin(cloud, runner, "one", cell_id="c1")
     cloud.clock.turn(5)
     await finish(cloud, runner, "one")
-    edited = await asked(cloud, "loop  # edited", cell_id="c1")
+    edited = await asked(cloud, "loop  # edited", cell_id="c1", session="s")
     assert edited["edited"] and edited["whole"] == 1
     assert "changed since" in shown(edited).text()
     assert (await asked(cloud, "other"))["whole"] == 0
     assert not (await asked(cloud, "loop", cell_id="c2"))["edited"]
+    assert (await asked(cloud, "loop  # edited", cell_id="c1", session="copy"))["whole"] == 0
 
 
 async def test_what_is_no_cell_is_refused_and_a_provider_that_fails_is_said(cloud: Cloud) -> None:
