@@ -122,7 +122,7 @@ def run_row(book: Book, run: Run, now_ms: int) -> View:
 
 
 def same_cell(lives: Sequence[Book], context: Context, run: str) -> View:
-    """Return every run of the cell that `run` is of, oldest first: the same cell id, or else the very same code.
+    """Return every run of the cell that `run` is of, oldest first: of its code, or of its cell in its session.
 
     Each says whether its code was another one (`edited`), what one turn of its loop cost where turns were counted, and
     one unit by which the loss fell that it printed, and what the first cost that is in its currency and cost anything.
@@ -134,10 +134,11 @@ def same_cell(lives: Sequence[Book], context: Context, run: str) -> View:
         raise UsageError(f"no run {run!r}; `ciuic cost --by run` lists them")
     like = home.runs[run]
 
-    def same(other: Run) -> bool:
-        return other.cell_id == like.cell_id if like.cell_id is not None else other.code == like.code
+    def same(book: Book, other: Run) -> bool:
+        its = like.cell_id is not None and (other.cell_id, book.name) == (like.cell_id, home.name)
+        return other.started_ms is not None and (its or other.code.strip() == like.code.strip())
 
-    found = [(book, one) for book in lives for one in book.runs.values() if same(one) and one.started_ms is not None]
+    found = [(book, one) for book in lives for one in book.runs.values() if same(book, one)]
     rows = [
         {
             **run_row(book, one, now_ms),

@@ -170,6 +170,11 @@ def test_runs_of_one_cell_are_compared(capsys: pytest.CaptureFixture[str]) -> No
     text = shown.same_cell(found).text()
     for part in ("$0.0360 a loop turn", "-$1.8000 (50 %)", "$0.00 (100 %)", "edited"):
         assert part in text
+    copy = with_run(book((begin, begin + HOUR)), "copied", begin, begin + HOUR, code="other()")
+    copy.name = "copy"  # of the notebook: its cells have the same ids
+    assert [row["key"] for row in report.same_cell([one, two, copy], context(begin), "b")["rows"]] == ["a", "b"]
+    copy.runs["copied"].code = "\n fit(2)\n"
+    assert len(report.same_cell([one, two, copy], context(begin), "b")["rows"]) == 3
     with pytest.raises(UsageError, match="no run 'z'"):
         report.same_cell([one], context(begin), "z")
     for each in (one, two):
