@@ -221,7 +221,7 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
     def ciuic_cost(self, line: str) -> report.Report:
         """Show seconds and money billed and not billed, for one session or for all; by day with a chart.
 
-        Examples: %ciuic_cost --by day, %ciuic_cost --cell
+        Example: %ciuic_cost --by day
         """
         with one_line():
             options = self._read(self.ciuic_cost, line)

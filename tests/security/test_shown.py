@@ -228,8 +228,9 @@ def test_cli_names(site: Site) -> None:
 )
 def test_settings(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"CIUIC_{name}", value)
-    with pytest.raises(ValueError, match=name.lower()):
+    with pytest.raises(UsageError, match=f"CIUIC_{name}=") as told:
         Settings()
+    assert str(told.value).isprintable()
 
 
 @ROOM.attack(
