@@ -45,8 +45,8 @@ def _row(one: View) -> tuple[str, str, str, str]:
 
 def _measured(one: View) -> str:
     """Return what runs on this very type took, and were billed."""
-    least, median, most = one["seconds"]
-    times = spoken(median) if least == most else f"{spoken(median)} ({spoken(least)} to {spoken(most)})"
+    least, median, most = (spoken(seconds) for seconds in one["seconds"])
+    times = median if least == most else f"{median} ({least} to {most})"
     text = (
         f"{one['runs']} run{'s' if one['runs'] != 1 else ''} here: {times}" if one["offered"] else f"ran here: {times}"
     )

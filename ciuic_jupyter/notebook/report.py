@@ -284,25 +284,26 @@ def spent(body: Mapping[str, Any], figures: Sequence[Figure] = ()) -> Report:
 
 def same_cell(body: Mapping[str, Any]) -> Report:
     """Return the runs of one cell, oldest first: what each took and cost, per turn of its loop, against the first."""
-    rows, edited = [], False
-    for row in body["rows"]:
-        currency, edited = str(row["currency"]), edited or row["edited"]
-        started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(row["at"])))
-        state = f"{row['state']}, edited" if row["edited"] else str(row["state"])
-        units = (("per_turn_nano", "a loop turn"), ("per_loss_nano", "a unit of loss"))
-        per = [f"{format_money(int(row[name]), currency)} {of}" if row[name] is not None else "" for name, of in units]
-        first = row["first_nano"]
-        change = "" if first is None else format_change(int(row["spent_nano"]), int(first), currency)
-        what = (str(row["key"])[:12], started, str(row["instance"]), state)
-        rows.append((*what, _seconds(row, "machine_seconds"), _money(row, "spent_nano"), *per, change))
+    rows = [_same(row) for row in body["rows"]]
+    said = [at for at in range(len(rows[0]) if rows else 0) if any(row[at] for row in rows)]  # no empty columns
     notes = ["The last column: against the first run."] if len(rows) > 1 else []
     if any(row["per_loss_nano"] is not None for row in body["rows"]):
         notes.append("A unit of loss: by which the loss fell that the run printed, from the first to the last.")
-    if edited:
+    if any(row["edited"] for row in body["rows"]):
         notes.append("edited: its code was another one than that of the run that was named.")
-    return Report(
-        f"Runs of one cell · {body['text']}", [Table("", rows, right=5)] if rows else [], notes, data=dict(body)
-    )
+    table = Table("", [[row[at] for at in said] for row in rows], right=len(said) - 2)
+    return Report(f"Runs of one cell · {body['text']}", [table] if rows else [], notes, data=dict(body))
+
+
+def _same(row: Mapping[str, Any]) -> list[str]:
+    currency, first = str(row["currency"]), row["first_nano"]
+    started = time.strftime("%m-%d %H:%M:%S", time.localtime(float(row["at"])))
+    state = f"{row['instance']}, {row['state']}{', edited' if row['edited'] else ''}"
+    units = (("per_turn_nano", "a loop turn"), ("per_loss_nano", "a unit of loss"))
+    per = [f"{format_money(int(row[name]), currency)} {of}" if row[name] is not None else "" for name, of in units]
+    change = "" if first is None else format_change(int(row["spent_nano"]), int(first), currency)
+    what = [f"{str(row['key'])[:8]} · {started}", state, _seconds(row, "machine_seconds"), _money(row, "spent_nano")]
+    return [*what, *per, change]
 
 
 def _cost_rows(body: Mapping[str, Any]) -> list[tuple[str, str, str]]:

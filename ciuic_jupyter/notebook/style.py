@@ -87,7 +87,9 @@ REPORT = """<style>
   max-width: 720px; background: var(--jp-layout-color1, transparent);
 }
 .ciuic-report .ciuic-title { margin: 0 0 4px; font-size: 14px; font-weight: 600; }
-.ciuic-report table.ciuic-t { border-collapse: collapse; margin: 0; font-size: 13px; border: none; width: 100%; }
+.ciuic-report table.ciuic-t {
+  border-collapse: collapse; margin: 0; font-size: 13px; border: none; width: 100%; table-layout: auto;
+}
 .ciuic-report table.ciuic-t td, .ciuic-report table.ciuic-t th {
   text-align: left; padding: 3px 14px 3px 0; border: none; vertical-align: top; background: transparent;
   color: inherit; overflow-wrap: anywhere; max-width: 460px; white-space: normal;
