@@ -77,7 +77,7 @@ def card(view: View, spark: str = "", *, live: bool = True, now: float | None = 
         spark if busy and spark else _NO_SPARK,
         _figures(view, live, now),
         _line(view, live, now, notice),
-        budgets(view, now),
+        budgets(view, live, now),
         "</div>",
     ]
     return "".join(parts)
@@ -192,26 +192,26 @@ def _idle(view: View, now: float) -> tuple[str, str]:
     return escape(reason or "Ready"), ""
 
 
-def budgets(view: View, now: float) -> str:
+def budgets(view: View, live: bool, now: float) -> str:
     """Draw every budget that counts here as a bar, in the view's order: the tightest first."""
     age = max(0.0, now - float(view.get("as_of") or now))
-    bars = [_budget(one, str(view.get("currency") or "USD"), age) for one in view.get("budgets") or ()]
+    bars = [_budget(one, str(view.get("currency") or "USD"), live, age) for one in view.get("budgets") or ()]
     return f'<div class="ciuic-budgets">{"".join(bars)}</div>' if bars else ""
 
 
-def _budget(one: View, currency: str, age: float) -> str:
-    budget, mark = int(one["budget_nano"]), int(one["mark"])
-    spent = int(one["spent_nano"]) + int(one["rate_nano_per_hour"]) * age / 3600
-    share = min(100.0, 100 * spent / budget)
+def _budget(one: View, currency: str, live: bool, age: float) -> str:
+    budget, mark, rate = int(one["budget_nano"]), int(one["mark"]), int(one["rate_nano_per_hour"])
+    share = min(100.0, 100 * (int(one["spent_nano"]) + rate * age / 3600) / budget)
+    grows = 100 * rate / budget if live else 0.0
     name = BUDGETS.get(str(one["scope"]), str(one["scope"]))
-    text = plain(f"{name} {share:.0f}% of {rate_text(budget, currency)}")
     told = "reached" if mark == MARKS[-1] else f"past {mark}%" if mark else ""
     tone = " ciuic-over" if mark >= MARKS[1] else " ciuic-half" if mark else ""
     said = f'<b role="alert">{told}</b>' if told else ""
     return (
-        f'<div class="ciuic-budget{tone}"><div class="ciuic-bar" role="progressbar" aria-valuenow="{share:.0f}" '
+        f'<div class="ciuic-budget{tone}"><div class="ciuic-bar" role="progressbar" aria-valuenow="{int(share)}" '
         f'aria-valuemin="0" aria-valuemax="100" aria-label="budget: {escape(name, quote=True)}">'
-        f'<i style="width:{share:.1f}%"></i></div><span class="ciuic-sub">{text}</span>{said}</div>'
+        f'{tick.bar(share, grows)}</div><span class="ciuic-sub">{plain(name)} {tick.percent(share, grows)} of '
+        f"{plain(rate_text(budget, currency))}</span>{said}</div>"
     )
 
 

@@ -53,11 +53,10 @@ METER = """<style>
 .ciuic-card .ciuic-bar {
   flex: 1 0 100%; height: 4px; border-radius: 2px; background: var(--jp-layout-color3, #8883); overflow: hidden;
 }
-.ciuic-card .ciuic-bar > i {
-  display: block; height: 100%; background: var(--jp-brand-color1, #1976d2); transition: width 0.3s;
-}
-.ciuic-card .ciuic-half .ciuic-bar > i { background: var(--jp-warn-color1, #e08600); }
-.ciuic-card .ciuic-over .ciuic-bar > i { background: var(--jp-error-color1, #c8322b); }
+.ciuic-card .ciuic-bar > svg { display: block; width: 100%; height: 100%; }
+.ciuic-card .ciuic-bar rect { fill: var(--jp-brand-color1, #1976d2); }
+.ciuic-card .ciuic-half .ciuic-bar rect { fill: var(--jp-warn-color1, #e08600); }
+.ciuic-card .ciuic-over .ciuic-bar rect { fill: var(--jp-error-color1, #c8322b); }
 .ciuic-meter .ciuic-buttons { flex: none; gap: 6px; margin: 0; overflow: visible; padding: 3px; }
 .ciuic-meter .jupyter-button.ciuic-button {
   width: auto; min-width: 86px; height: 28px; line-height: 26px; margin: 0; border-radius: 4px; font-size: 13px;
@@ -74,7 +73,6 @@ METER = """<style>
 @keyframes ciuic-pulse { 50% { opacity: 0.35; } }
 @media (prefers-reduced-motion: reduce) {
   .ciuic-card .ciuic-dot { animation: none !important; }
-  .ciuic-card .ciuic-bar > i { transition: none; }
 }
 @media (forced-colors: active) { .ciuic-card .ciuic-dot { background: CanvasText; } }
 </style>"""

@@ -172,13 +172,13 @@ def budget(scope: str = "session", spent: float = 5.0, cap: float = 6.0, **chang
 
 def test_every_budget_is_drawn_in_order_and_warns_at_its_marks() -> None:
     given = [budget("run"), budget("day", 5, 10), budget("month", 5, 100), budget("user", 99.5, 100, mark=100)]
-    html = card.card(view(budgets=given), now=1000.0)
-    assert re.findall(r'aria-valuenow="(\d+)"', html) == ["83", "50", "5", "100"]
+    html = card.card(view(budgets=given), live=False, now=1000.0)
+    assert re.findall(r'aria-valuenow="(\d+)"', html) == ["83", "50", "5", "99"]
     assert re.findall(r'ciuic-budget( ciuic-\w+)?"', html) == [" ciuic-over", " ciuic-half", "", " ciuic-over"]
     text = Tags(html).text
     for part in ("this cell 83% of $6.00past 80%", "today 50% of $10.00past 50%", "this month 5% of $100.00all"):
         assert part in text
-    assert text.endswith("all sessions 100% of $100.00reached")
+    assert text.endswith("all sessions 99% of $100.00reached")
     assert "ciuic-budgets" not in card.card(view(), now=1000.0)
 
 
@@ -186,6 +186,19 @@ def test_a_budget_grows_at_its_own_rate() -> None:
     given = [budget("session", 5, 10, rate=3_600 * NANO), budget("day", 5, 10, rate=7_200 * NANO)]
     html = card.card(view(budgets=given), now=1002.0)
     assert re.findall(r'aria-valuenow="(\d+)"', html) == ["70", "90"]
+    assert re.findall(r'from="([\d.]+)" to="100" dur="([\d.]+)s"', html) == [("70.000", "3.000"), ("90.000", "0.500")]
+    assert "<animate" not in card.budgets(view(budgets=given), False, 1002.0), "a saved notebook stands still"
+
+
+@given(share=st.floats(0, 99.9), rate=st.floats(0.5, 100_000), seconds=st.floats(0, 86_000))
+def test_a_share_counts_to_its_end_and_stays_there(share: float, rate: float, seconds: float) -> None:
+    shown = int(seen_at(tick.percent(share, rate), seconds))
+    assert shown == pytest.approx(min(99.5, share + rate * seconds / 3600), abs=1.02 + rate / 3600 * 0.05)
+
+
+def test_a_share_that_is_whole_or_stands_is_plain_text() -> None:
+    assert (tick.percent(100, 5), tick.percent(250.0, 5), tick.percent(42.9, 0)) == ("100%", "100%", "42%")
+    assert "<animate" not in tick.bar(100, 5) + tick.bar(42, 0) + tick.bar(1, 0.001)
 
 
 def test_a_budget_that_another_session_eats_is_news() -> None:
