@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from platformdirs import user_state_path
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from ciuic_jupyter.core.money import check_currency
+from ciuic_jupyter.core.words import plain
 from ciuic_jupyter.errors import UsageError
 
 
@@ -24,6 +27,21 @@ class Settings(BaseSettings):
     """One frozen record; each field can be set by `CIUIC_<NAME>` in the environment."""
 
     model_config = SettingsConfigDict(env_prefix="CIUIC_", frozen=True, extra="ignore", allow_inf_nan=False)
+
+    def __init__(self, **values: Any) -> None:
+        """Read everything; UsageError names each variable that can't be used, and why."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise UsageError("; ".join(_said(one) for one in error.errors(include_url=False))) from None
+
+    @field_validator("currency")
+    @classmethod
+    def _currency(cls, code: str) -> str:
+        try:
+            return check_currency(code)
+        except UsageError as error:
+            raise ValueError(str(error)) from None
 
     state_dir: Path = Field(default_factory=lambda: user_state_path("ciuic"), description="ledger, keys, checkpoints")
     runtime_dir: Path = Field(default_factory=_default_runtime, description="unix sockets; a short path")
@@ -47,7 +65,7 @@ class Settings(BaseSettings):
     grid_region: str | None = Field(
         None, description="country whose grid feeds the machines, like `DEU`, for grams of CO2e; none: unknown"
     )
-    currency: str = Field("USD", pattern=r"^[A-Z]{3}$", description="currency of prices and budgets")
+    currency: str = Field("USD", description="currency of prices and budgets, by its code in ISO 4217")
     budget_per_run: Decimal | None = Field(
         None, gt=0, le=10**8, description="most a cell may cost, if it names nothing"
     )
@@ -102,6 +120,16 @@ class Settings(BaseSettings):
     sample_hz: float = Field(10, gt=0, le=100, description="usage samples per second")
     warm_start: bool = Field(True, description="keep a warm parent process with torch imported, for fast starts")
     warm_modules: str = Field("numpy,torch", description="modules the warm parent imports")
+
+
+def _said(error: Mapping[str, Any]) -> str:
+    """Return what is wrong with one variable; a secret is not repeated."""
+    name = str(error["loc"][0]) if error["loc"] else "settings"
+    field = Settings.model_fields.get(name)
+    secret = field is None or "Secret" in str(field.annotation)
+    value = "" if secret else f"={str(error['input'])[:40]!r}"
+    why = str(error["msg"]).removeprefix("Value error, ")
+    return plain(f"CIUIC_{name.upper()}{value} can't be used: {why}; correct or unset it, nothing was started")
 
 
 def private_directory(path: Path) -> Path:

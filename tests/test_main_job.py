@@ -88,3 +88,5 @@ def test_digits_notebook_trains_pauses_and_goes_on(home: dict[str, str], tmp_pat
     assert "paused" in shown(cells["away"])
     assert "16 epochs" in shown(cells["local"])
     assert re.search(r"not billed", shown(cells["cost"]), re.IGNORECASE)
+    assert "1 run here" in shown(cells["quote"]) and "epoch" not in shown(cells["quote"]), "a quote runs nothing"
+    assert "█" in shown(cells["days"])

@@ -29,8 +29,8 @@ _RUNNING_ON = (  # viewers reckon these themselves, from the rate and `as_of`
     "unbilled_seconds",
     "unspent_nano",
     "last_seq",
-    "budgets",
 )
+_OF_BUDGETS = ("key", "budget_nano", "rate_nano_per_hour", "mark")  # what does not run on by itself
 _STEADY_TOTAL = ("currency", "rate_nano_per_hour", "always_on_rate_nano_per_hour", "budget_nano")
 
 View = dict[str, Any]
@@ -130,4 +130,6 @@ class Board:
 
 def _steady(view: View) -> View:
     """Return what of a view does not run on by itself."""
-    return {key: value for key, value in view.items() if key not in _RUNNING_ON}
+    steady = {key: value for key, value in view.items() if key not in _RUNNING_ON}
+    steady["budgets"] = [{name: one[name] for name in _OF_BUDGETS} for one in view["budgets"]]
+    return steady

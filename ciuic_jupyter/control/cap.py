@@ -72,15 +72,15 @@ class Cap:
         runner = self._runner
         book, now_ms, found = runner.book, runner.context.now_ms(), []
 
-        def add(key: str, words: str, budget: int, spent: int) -> None:
+        def add(key: str, words: str, budget: int, spent: int, rate: int) -> None:
             end = spent + self.more(share * hold_seconds(budget, book.rate))
-            found.append(Limit(key, words, budget, spent, end))
+            found.append(Limit(key, words, budget, spent, end, rate))
 
         run = run_under_way(book, runner.current)
         if run_too and run is not None and run.budget_nano is not None:
-            add(f"run:{run.run}", "the budget of this cell", run.budget_nano, run_cost(book, run, now_ms))
+            add(f"run:{run.run}", "the budget of this cell", run.budget_nano, run_cost(book, run, now_ms), book.rate)
         if book.budget_nano is not None:
-            add("session", "the budget", book.budget_nano, book.spent_nano(now_ms))
+            add("session", "the budget", book.budget_nano, book.spent_nano(now_ms), book.flow)
         return found
 
     def limits(self, *, hold: bool, run_too: bool = True) -> list[Limit]:
@@ -90,6 +90,10 @@ class Cap:
         if shared is not None:
             found += shared.limits(self._runner, lambda one, seconds: one.cap.more(seconds), hold=hold)
         return found
+
+    def tightest(self) -> list[Limit]:
+        """Return every budget that counts here, the one that is reached first in front."""
+        return sorted(self.limits(hold=True), key=lambda limit: limit.hours_left)
 
     def check(self) -> None:
         """Raise BudgetExceeded if starting anything would cross a cap."""
@@ -153,6 +157,7 @@ class Cap:
             await runner.write(Row("note", {"text": text}, session=runner.book.name, idem=idem))
             runner.message = text
             self._send(text, limit, mark)
+            runner.changed()
 
     def _send(self, text: str, limit: Limit, mark: int) -> None:
         """Tell everyone who reads the session's events, and who the settings name."""

@@ -313,6 +313,18 @@ class PlaneClient:
         """Return all runs of the cell that a run is of, oldest first."""
         return dict(self._json("GET", "/same", params={"run": run}))
 
+    def quote(
+        self,
+        code: str | None = None,
+        *,
+        run: str | None = None,
+        cell_id: str | None = None,
+        session: str | None = None,
+    ) -> View:
+        """Return what one more run of a cell would cost on each machine type; nothing is started."""
+        asked = {"code": code, "run": run, "cell_id": cell_id, "session": session}
+        return dict(self._json("POST", "/quote", json={name: value for name, value in asked.items() if value}))
+
     def shutdown(self) -> View:
         """End the plane; machines and runs go on until it is started again."""
         return dict(self._json("POST", "/shutdown"))

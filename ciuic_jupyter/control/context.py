@@ -67,22 +67,28 @@ class Context:
             raise OutOfCapacity(f"session {book.name} lives on provider {name!r}, which is not set up here")
         return self.providers[name]
 
-    async def find_offer(self, instance: str) -> Offer:
-        """Return the offer of an instance type, or the cheapest that fits `auto:...`; OutOfCapacity lists them."""
-        offers, wrong = [], None
+    async def offers(self) -> tuple[list[Offer], list[ProviderError]]:
+        """Return the machine types of all providers, and why some could not be asked: they keep nobody from others."""
+        offers: list[Offer] = []
+        wrong: list[ProviderError] = []
         for provider in self.providers.values():
             try:
                 offers += await provider.offers()
-            except ProviderError as error:  # of one that keeps nobody from the others
-                wrong = error
+            except ProviderError as error:
+                wrong.append(error)
+        return offers, wrong
+
+    async def find_offer(self, instance: str) -> Offer:
+        """Return the offer of an instance type, or the cheapest that fits `auto:...`; OutOfCapacity lists them."""
+        offers, wrong = await self.offers()
         wish = wish_of(instance)
         if wish is not None:
             return cheapest(offers, wish, self.settings.currency)
         for offer in offers:
             if offer.instance == instance:
                 return offer
-        if wrong is not None:
-            raise wrong
+        if wrong:
+            raise wrong[-1]
         known = sorted(offer.instance for offer in offers)
         raise OutOfCapacity(f"no machine type {instance!r}; there are: {', '.join(known) or 'none'}")
 

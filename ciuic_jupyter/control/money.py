@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from ciuic_jupyter.control.prices import bundled, own_table, usage_of
-from ciuic_jupyter.core.money import format_money
+from ciuic_jupyter.core.money import format_change, format_money
 from ciuic_jupyter.core.offers import (
     ARTICLE_ABOUT,
     ARTICLE_COMPUTING,
@@ -196,22 +196,43 @@ def _spent(row: dict[str, Any]) -> list[str]:
 
 
 def show_same(view: dict[str, Any], epochs: int | None, lines: Lines) -> None:
-    """Print the runs of one cell, each beside the first; per epoch where their number is known."""
+    """Print the runs of one cell, each beside the first; per epoch if their number is said, else per turn if known."""
     rows = list(view["rows"])
     typer.echo(f"runs of the cell: {view['text']}")
-    head = ["RUN", "STARTED", "MACHINE", "STATE", "MACHINE TIME", "COST", "ALWAYS ON", "PER EPOCH", "AGAINST THE FIRST"]
-    lines([head, *(_same(row, rows[0], epochs) for row in rows)])
+    per = "PER EPOCH" if epochs is not None else "PER LOOP TURN"
+    head = [
+        "RUN",
+        "STARTED",
+        "MACHINE",
+        "STATE",
+        "MACHINE TIME",
+        "COST",
+        "ALWAYS ON",
+        per,
+        "PER UNIT OF LOSS",
+        "AGAINST THE FIRST",
+    ]
+    lines([head, *(_same(row, epochs) for row in rows)])
+    if any(row["per_loss_nano"] is not None for row in rows):
+        typer.echo("a unit of loss: by which the loss fell that the run printed, from the first to the last")
+    if any(row["edited"] for row in rows):
+        typer.echo("edited: its code was another one than that of the run that was named")
 
 
-def _same(row: dict[str, Any], first: dict[str, Any], epochs: int | None) -> list[str]:
-    spent, currency = int(row["spent_nano"]), str(row["currency"])
-    per = _UNKNOWN if epochs is None else format_money(-(-spent // epochs), currency)
-    comparable = currency == first["currency"] and first["spent_nano"]
-    against = f"{100 * spent / first['spent_nano']:.0f} %" if comparable else "-"
+def _same(row: dict[str, Any], epochs: int | None) -> list[str]:
+    currency = str(row["currency"])
+    nano = row["per_turn_nano"] if epochs is None else -(-int(row["spent_nano"]) // epochs)
+    per = [_UNKNOWN if one is None else format_money(one, currency) for one in (nano, row["per_loss_nano"])]
     at = datetime.fromtimestamp(float(row["at"])).isoformat(" ", "seconds")
     times = _hours(round(float(row["machine_seconds"]) * 1000))
-    amounts = [format_money(nano, currency) for nano in (spent, int(row["always_on_nano"]))]
-    return [str(row["key"]), at, str(row["instance"]), str(row["state"]), times, *amounts, per, against]
+    amounts = [format_money(int(row[name]), currency) for name in ("spent_nano", "always_on_nano")]
+    state = f"{row['state']}, edited" if row["edited"] else str(row["state"])
+    return [str(row["key"]), at, str(row["instance"]), state, times, *amounts, *per, _against(row)]
+
+
+def _against(row: dict[str, Any]) -> str:
+    base = row["first_nano"]
+    return "-" if base is None else format_change(int(row["spent_nano"]), int(base), str(row["currency"]))
 
 
 def show_history(rows: Sequence[dict[str, Any]], lines: Lines) -> None:

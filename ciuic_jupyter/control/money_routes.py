@@ -1,4 +1,4 @@
-"""Routes of those who reckon: what a session or a run used."""
+"""Routes of those who reckon: what a session or a run used, what a cell would cost."""
 
 from __future__ import annotations
 
@@ -6,10 +6,24 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
 
-from ciuic_jupyter.control import prices, report
+from ciuic_jupyter.control import prices, quotes, report
 from ciuic_jupyter.control.plane import Plane
 from ciuic_jupyter.errors import UnknownSession
+
+_MOST_CODE = 1 << 20  # characters of a cell
+
+
+class Quoted(BaseModel):
+    """The cell that is asked about: by its source, or by one of its runs; in which session it would run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    code: str | None = Field(None, max_length=_MOST_CODE)
+    run: str | None = Field(None, max_length=200)
+    cell_id: str | None = Field(None, max_length=200)
+    session: str | None = Field(None, max_length=200)
 
 
 class MoneyRoutes:
@@ -20,6 +34,7 @@ class MoneyRoutes:
         self.router = APIRouter(prefix="/v1")
         for path, handler in (("/usage", self.usage), ("/report", self.report), ("/same", self.same)):
             self.router.add_api_route(path, handler, methods=["GET"], response_model=None)
+        self.router.add_api_route("/quote", self.quote, methods=["POST"], response_model=None)
 
     async def report(self, by: Annotated[str, Query(max_length=20)], session: str | None = None) -> JSONResponse:
         """What was spent by day, session, run or machine type."""
@@ -32,6 +47,10 @@ class MoneyRoutes:
         """All runs of the cell that a run is of."""
         context = self._plane.context
         return JSONResponse(report.same_cell(context.books.lives, context, run))
+
+    async def quote(self, body: Quoted) -> JSONResponse:
+        """What one more run of a cell would cost on each machine type; nothing is started."""
+        return JSONResponse(await quotes.quote_cell(self._plane.context, **body.model_dump()))
 
     async def usage(self, of: Annotated[str, Query(max_length=200)]) -> JSONResponse:
         """Machine time of a session's newest life, or of a run of any life."""

@@ -29,6 +29,7 @@ class Segment:
     estimated: bool = False
     instance: str = ""  # its machine type; older rows don't say it
     corrected: bool = False  # the provider took back what it had said of its end
+    ready_ms: int | None = None  # when a kernel on it was ready
 
     def length_ms(self, now_ms: int) -> int:
         """Return its length so far, never below zero."""
@@ -64,6 +65,7 @@ class Run:
     resumed_seq: int = 0
     boundary: dict[str, Any] | None = None  # where it last stood suspended: `checkpoint`, `after` (an event), `where`
     turns: dict[str, Any] | None = None  # of its outermost counted loop, as last seen: done, total, seconds_per_turn
+    loss: dict[str, float] | None = None  # as printed: `first` and `last`
     seen_seq: int = 0  # events up to here were looked at when it was suspended
 
     @property
@@ -129,6 +131,11 @@ class Book:
         known = self.intent["id"] in open_now if self.intent is not None else bool(open_now)
         awaited = self.state is not None and meter_open(self.state) and not known
         return sum(open_now.values()) + (int(self.offer["price_nano_per_hour"]) if awaited else 0)
+
+    @property
+    def flow(self) -> int:
+        """Nano-units an hour that are due now: for machines, and for kept checkpoints until the session is closed."""
+        return self.rate + (self.storage_rate if self.closed_ms is None else 0)
 
     @property
     def queued(self) -> list[Run]:
@@ -244,6 +251,9 @@ class Books:
             book.pausing = pausing
         if book.state is State.CLOSED:
             book.closed_ms = entry.body["at_ms"]
+        segment = book.open_segment
+        if entry.body["event"] == "kernel_ready" and segment is not None:
+            segment.ready_ms = entry.body["at_ms"]
 
     def _intent(self, book: Book, entry: Entry) -> None:
         book.intent = {**entry.body, "id": entry.machine}
@@ -318,6 +328,7 @@ class Books:
         if run is not None:
             run.status, run.ended_ms, run.last_seq = entry.body["status"], entry.body["at_ms"], entry.body["last_seq"]
             run.turns = entry.body.get("turns", run.turns)
+            run.loss = entry.body.get("loss")
 
     def _run_suspend(self, book: Book, entry: Entry) -> None:
         run, body = book.runs[entry.body["run"]], entry.body

@@ -94,10 +94,13 @@ class Purse:
             found.append(Window("user", "the budget of all sessions", self._user, 0))
         return found
 
+    def _books(self) -> list[Book]:
+        currency = self._context.settings.currency
+        return [book for book in self._context.books.lives if book.offer["currency"] == currency]
+
     def _spent(self, window: Window, at_ms: int | None = None) -> int:
-        until_ms, currency = self._context.now_ms() if at_ms is None else at_ms, self._context.settings.currency
-        books = [book for book in self._context.books.lives if book.offer["currency"] == currency]
-        return spent_since(books, window.begin_ms, max(window.begin_ms, until_ms))
+        until_ms = self._context.now_ms() if at_ms is None else at_ms
+        return spent_since(self._books(), window.begin_ms, max(window.begin_ms, until_ms))
 
     def check_currency(self, currency: str) -> None:
         """Raise UsageError if a machine is paid in a currency that the shared budgets can't count."""
@@ -115,12 +118,13 @@ class Purse:
         others = [one for one in self._runners.values() if one.live and one is not runner]
         same = [one for one in others if one.book.offer["currency"] == runner.book.offer["currency"]]
         rate = sum(one.book.rate for one in (*same, runner))
+        kept = sum(one.flow - one.rate for one in self._books())
         found = []
         for window in self._windows():
             spent = self._spent(window)
             seconds = hold_seconds(window.budget_nano, rate) if hold else 0.0
             ends = sum(more(one, seconds) for one in (runner, *same))
-            found.append(Limit(window.key, window.words, window.budget_nano, spent, spent + ends))
+            found.append(Limit(window.key, window.words, window.budget_nano, spent, spent + ends, rate + kept))
         return found
 
     def seconds_left(self, book: Book, current: str | None = None) -> float | None:
@@ -155,6 +159,13 @@ def _amount(settings: Settings, name: str) -> int | None:
 
 
 def view(limit: Limit) -> dict[str, Any]:
-    """Return a budget as JSON for people and panels."""
-    name = limit.key.partition(":")[0]
-    return {"scope": name, "budget_nano": limit.budget_nano, "spent_nano": limit.spent_nano, "percent": limit.percent}
+    """Return a budget as JSON for people and panels; `key` is another one on another day, or for another cell."""
+    return {
+        "key": limit.key,
+        "scope": limit.key.partition(":")[0],
+        "budget_nano": limit.budget_nano,
+        "spent_nano": limit.spent_nano,
+        "rate_nano_per_hour": limit.rate,
+        "percent": limit.percent,
+        "mark": limit.mark,
+    }

@@ -117,13 +117,16 @@ def run_row(book: Book, run: Run, now_ms: int) -> View:
         "text": spending.first_line(run.code),
         "state": run.state,
         "turns": run.turns,
+        "loss": run.loss,
     }
     return {**_row(run.run, _on(book, begin, end, now_ms), spent, always), **more}
 
 
 def same_cell(lives: Sequence[Book], context: Context, run: str) -> View:
-    """Return every run of the cell that `run` is of, oldest first: the same cell id, or else the very same code.
+    """Return every run of the cell that `run` is of, oldest first: of its code, or of its cell in its session.
 
+    Each says whether its code was another one (`edited`), what one turn of its loop cost where turns were counted, and
+    one unit by which the loss fell that it printed, and what the first cost that is in its currency and cost anything.
     UsageError if there is no such run.
     """
     now_ms = context.now_ms()
@@ -132,9 +135,27 @@ def same_cell(lives: Sequence[Book], context: Context, run: str) -> View:
         raise UsageError(f"no run {run!r}; `ciuic cost --by run` lists them")
     like = home.runs[run]
 
-    def same(other: Run) -> bool:
-        return other.cell_id == like.cell_id if like.cell_id is not None else other.code == like.code
+    def same(book: Book, other: Run) -> bool:
+        its = like.cell_id is not None and (other.cell_id, book.name) == (like.cell_id, home.name)
+        return other.started_ms is not None and (its or other.code.strip() == like.code.strip())
 
-    found = [(book, one) for book in lives for one in book.runs.values() if same(one) and one.started_ms is not None]
-    rows = [{**run_row(book, one, now_ms), "currency": book.offer["currency"]} for book, one in found]
-    return {"rows": sorted(rows, key=lambda row: float(row["at"])), "text": spending.first_line(like.code)}
+    found = [(book, one) for book in lives for one in book.runs.values() if same(book, one)]
+    rows = [
+        {
+            **run_row(book, one, now_ms),
+            "currency": book.offer["currency"],
+            "edited": one.code.strip() != like.code.strip(),
+        }
+        for book, one in found
+    ]
+    rows.sort(key=lambda row: float(row["at"]))
+    first: dict[str, int] = {}
+    for row in rows:
+        spent, turns = int(row["spent_nano"]), int((row.get("turns") or {}).get("done") or 0)
+        if spent:
+            first.setdefault(row["currency"], spent)
+        row["first_nano"] = first.get(row["currency"])
+        row["per_turn_nano"] = -(-spent // turns) if turns else None
+        fall = row["loss"]["first"] - row["loss"]["last"] if row["loss"] is not None else 0.0
+        row["per_loss_nano"] = round(spent / fall) if fall > 1e-9 else None
+    return {"rows": rows, "text": spending.first_line(like.code)}

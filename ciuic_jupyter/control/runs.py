@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ciuic_jupyter.control import rows
 from ciuic_jupyter.control.ledger import Row
 from ciuic_jupyter.control.projections import Run
+from ciuic_jupyter.core.losses import Losses
 from ciuic_jupyter.core.session import State
 
 if TYPE_CHECKING:
@@ -21,16 +22,25 @@ class Runs:
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
+        self._losses: dict[str, Losses] = {}  # of runs that we saw begin
 
     def fold(self, header: Header, seq: int) -> None:
         """Take what an event says of a run; twice is as good as once."""
         kind, run, status = header.get("kind"), str(header.get("run")), str(header.get("status"))
-        if kind == "run_started":
+        if kind == "output":
+            self._printed(run, header)
+        elif kind == "run_started":
+            self._losses[run] = Losses()
             self._started(run, header, seq)
         elif kind == "run_resumed":
             self._resumed(run, seq)
         elif kind == "run_ended" and not (status == "died" and self._runner.book.holds(run)):  # then it is suspended
             self.ended(run, status, seq)
+
+    def _printed(self, run: str, header: Header) -> None:
+        content = header.get("content")
+        if header.get("msg_type") == "stream" and run in self._losses and isinstance(content, dict):
+            self._losses[run].take(str(content.get("text", "")))
 
     def _started(self, run: str, header: Header, seq: int) -> None:
         runner = self._runner
@@ -69,6 +79,8 @@ class Runs:
             return
         known.status = status
         known.turns = runner.forecast.turns(run) or known.turns
+        if run in self._losses:
+            known.loss = self._losses.pop(run).end()
         runner.write_soon(self.end_row(run, status, seq))
         if status != "ok":
             self.abort(runner.book.queued)
@@ -105,6 +117,8 @@ class Runs:
         body: Header = {"run": run, "status": status, "last_seq": seq, "at_ms": self._runner.context.now_ms()}
         if run in book.runs and (turns := book.runs[run].turns) is not None:
             body["turns"] = turns
+        if run in book.runs and book.runs[run].loss is not None:
+            body["loss"] = book.runs[run].loss
         idem = f"run_end:{book.life}:{run}:{seq}" if seq is not None else None
         return Row("run_end", body, session=book.name, idem=idem)
 

@@ -41,7 +41,7 @@ def session_view(runner: Runner) -> dict[str, Any]:
         "provider": book.offer["provider"],
         "machine": book.intent["id"] if runner.live and book.intent is not None else None,
         "budget_nano": book.budget_nano,
-        "budgets": [purse_view(limit) for limit in runner.cap.limits(hold=False)],
+        "budgets": [purse_view(limit) for limit in runner.cap.tightest()],
         "busy": running is not None,
         "run": runner.current,
         "run_started_at": started / 1000 if started is not None else None,

@@ -16,6 +16,7 @@ class Limit:
     budget_nano: int
     spent_nano: int
     end_nano: int
+    rate: int = 0  # nano-units an hour that are spent of it now
 
     @property
     def near(self) -> bool:
@@ -26,6 +27,16 @@ class Limit:
     def percent(self) -> int:
         """Return how much of it is spent, rounded down."""
         return self.spent_nano * 100 // self.budget_nano
+
+    @property
+    def mark(self) -> int:
+        """Return the highest mark that is passed, 0 for none; 100 from when saving has to begin."""
+        return MARKS[-1] if self.near else passed(0, self.percent) or 0
+
+    @property
+    def hours_left(self) -> float:
+        """Return for how long it lasts at the present rate, as what is tightest is told; by what is left at none."""
+        return (self.budget_nano - self.spent_nano) / max(1, self.rate)
 
 
 def passed(told: int, percent: int) -> int | None:

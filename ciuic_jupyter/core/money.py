@@ -10,6 +10,15 @@ from ciuic_jupyter.errors import UsageError
 NANO = 10**9
 HOUR_MS = 3_600_000
 _AMOUNT = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?", re.ASCII)
+_CODES = (  # ISO 4217, those in use in 2026; metals, funds' units and the code for tests left out
+    "AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BHD BIF BMD BND BOB BRL BSD BTN BWP BYN BZD CAD CDF CHF CLP CNY "
+    "COP CRC CUP CVE CZK DJF DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD GNF GTQ GYD HKD HNL HTG HUF IDR "
+    "ILS INR IQD IRR ISK JMD JOD JPY KES KGS KHR KMF KPW KRW KWD KYD KZT LAK LBP LKR LRD LSL LYD MAD MDL MGA MKD MMK "
+    "MNT MOP MRU MUR MVR MWK MXN MYR MZN NAD NGN NIO NOK NPR NZD OMR PAB PEN PGK PHP PKR PLN PYG QAR RON RSD RUB RWF "
+    "SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP STN SVC SYP SZL THB TJS TMT TND TOP TRY TTD TWD TZS UAH UGX USD UYU "
+    "UZS VED VES VND VUV WST XAF XCD XCG XOF XPF YER ZAR ZMW ZWG"
+)
+CURRENCIES = frozenset(_CODES.split())
 _SIGNS = {"USD": "$", "CNY": "¥", "EUR": "€", "GBP": "£"}
 
 
@@ -35,6 +44,15 @@ def _plain(amount: str | int | Decimal) -> str | None:
     return str(amount) if type(amount) is int and 0 <= amount < NANO else None
 
 
+def check_currency(code: object) -> str:
+    """Return `code` if it is that of a currency; UsageError says what to write instead."""
+    if not isinstance(code, str) or code not in CURRENCIES:
+        upper = code.strip().upper() if isinstance(code, str) else ""
+        what = f"did you mean {upper}?" if upper in CURRENCIES else "write a code of ISO 4217, like USD, EUR or CNY"
+        raise UsageError(f"{str(code)[:40]!r} is not a currency; {what}")
+    return code
+
+
 def billed_ms(milliseconds: int, *, unit_ms: int = 1000, minimum_ms: int = 0) -> int:
     """Return the time that is paid for a segment of this length: whole billing units, and the minimum at least."""
     if milliseconds < 0 or unit_ms < 1 or minimum_ms < 0:
@@ -53,6 +71,12 @@ def cost(rate_nano_per_hour: int, milliseconds: int, *, unit_ms: int = 1000, min
         raise UsageError(f"a price of {rate_nano_per_hour} nano-units per hour is below zero")
     billed = billed_ms(milliseconds, unit_ms=unit_ms, minimum_ms=minimum_ms)
     return -(-rate_nano_per_hour * billed // HOUR_MS)
+
+
+def format_change(nano: int, base: int, currency: str = "USD") -> str:
+    """Return how much more or less `nano` is than `base`, which is above zero: "+$0.0120 (112 %)"."""
+    sign = "+" if nano > base else ""
+    return f"{sign}{format_money(nano - base, currency)} ({100 * nano / base:.0f} %)"
 
 
 def format_money(nano: int, currency: str = "USD", places: int | None = None) -> str:

@@ -8,14 +8,13 @@ from collections.abc import Mapping
 from datetime import date, datetime
 from typing import Any, NoReturn
 
-from ciuic_jupyter.core.money import NANO, parse_usd
+from ciuic_jupyter.core.money import NANO, check_currency, parse_usd
 from ciuic_jupyter.core.offers import Cloud, Fact, PriceRow, Table
 from ciuic_jupyter.errors import UsageError
 
 VERSION = 1
 _MOST = 100_000 * NANO  # an hour
 _LONGEST = 31 * 86_400  # seconds of a billing unit
-_CURRENCY = re.compile(r"[A-Z]{3}", re.ASCII)
 _NAME = re.compile(r"[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]{0,199}")
 _HEADER = re.compile(r"\s*\[\[?\s*([A-Za-z0-9_\-]+(?:\s*\.\s*[A-Za-z0-9_\-]+)*)\s*\]\]?\s*(?:#.*)?")
 _TOP = {"version", "clouds", "offers"}
@@ -87,11 +86,11 @@ class _Block:
         return nano
 
     def currency(self) -> str:
-        """Return three capital letters."""
-        value = self.values.get("currency", "USD")
-        if not isinstance(value, str) or not _CURRENCY.fullmatch(value):
-            self.wrong("currency", f"{value!r} is not a currency; write three capital letters, like USD")
-        return value
+        """Return the code of a currency."""
+        try:
+            return check_currency(self.values.get("currency", "USD"))
+        except UsageError as error:
+            self.wrong("currency", str(error))
 
     def date(self) -> date:
         """Return a day that is not to come."""

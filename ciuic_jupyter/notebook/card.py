@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from ciuic_jupyter.core.budget import MARKS
 from ciuic_jupyter.core.choice import choice
 from ciuic_jupyter.core.forecast import words
 from ciuic_jupyter.core.money import format_money
@@ -26,6 +27,7 @@ NAMES = {
     "failed": "Failed",
     "closed": "Closed",
 }
+BUDGETS = {"run": "this cell", "session": "session", "day": "today", "month": "this month", "user": "all sessions"}
 _TONES = {"running": "on", "paused": "off", "closed": "off", "failed": "bad"}
 
 
@@ -78,7 +80,7 @@ def card(view: View, spark: str = "", *, live: bool = True, now: float | None = 
         _figures(view, live, now),
         _line(view, live, now, notice),
         _forecast(view, now) if live else "",
-        _budget(view, now),
+        budgets(view, live, now),
         "</div>",
     ]
     return "".join(parts)
@@ -209,18 +211,26 @@ def _idle(view: View, now: float) -> tuple[str, str]:
     return escape(reason or "Ready"), ""
 
 
-def _budget(view: View, now: float) -> str:
-    budget = int(view.get("budget_nano") or 0)
-    if budget <= 0:
-        return ""
-    spent = spent_now(view, now)
-    share = min(100.0, 100 * spent / budget)
-    currency = str(view.get("currency") or "USD")
-    over = " ciuic-over" if share >= 80 else ""
-    text = escape(f"{share:.0f}% of the budget of {rate_text(budget, currency)}", quote=True)
+def budgets(view: View, live: bool, now: float) -> str:
+    """Draw every budget that counts here as a bar, in the view's order: the tightest first."""
+    age = max(0.0, now - float(view.get("as_of") or now))
+    bars = [_budget(one, str(view.get("currency") or "USD"), live, age) for one in view.get("budgets") or ()]
+    return f'<div class="ciuic-budgets">{"".join(bars)}</div>' if bars else ""
+
+
+def _budget(one: View, currency: str, live: bool, age: float) -> str:
+    budget, mark, rate = int(one["budget_nano"]), int(one["mark"]), int(one["rate_nano_per_hour"])
+    share = min(100.0, 100 * (int(one["spent_nano"]) + rate * age / 3600) / budget)
+    grows = 100 * rate / budget if live else 0.0
+    name = BUDGETS.get(str(one["scope"]), str(one["scope"]))
+    told = "reached" if mark == MARKS[-1] else f"past {mark}%" if mark else ""
+    tone = " ciuic-over" if mark >= MARKS[1] else " ciuic-half" if mark else ""
+    said = f'<b role="alert">{told}</b>' if told else ""
     return (
-        f'<div class="ciuic-bar{over}" role="progressbar" aria-valuenow="{share:.0f}" aria-valuemin="0" '
-        f'aria-valuemax="100" aria-label="{text}" title="{text}"><i style="width:{share:.1f}%"></i></div>'
+        f'<div class="ciuic-budget{tone}"><div class="ciuic-bar" role="progressbar" aria-valuenow="{int(share)}" '
+        f'aria-valuemin="0" aria-valuemax="100" aria-label="budget: {escape(name, quote=True)}">'
+        f'{tick.bar(share, grows)}</div><span class="ciuic-sub">{plain(name)} {tick.percent(share, grows)} of '
+        f"{plain(rate_text(budget, currency))}</span>{said}</div>"
     )
 
 

@@ -167,6 +167,16 @@ class Desk:
                     return name, str(run["run"])
         raise UnknownSession(f"{given!r} is neither a session nor a run; `%ciuic_status` lists the sessions")
 
+    def run(self, given: str | None) -> str:
+        """Return a run's id, found by its beginning, or the last one of a session; UnknownSession if there is none."""
+        name, run = self.session_or_run(given)
+        if run is not None:
+            return run
+        runs = self.client.runs(name)
+        if not runs:
+            raise UnknownSession(f"session {name} has run no cell yet; name a run: `%ciuic_cost --by run` lists them")
+        return str(runs[-1]["run"])
+
     def known_sessions(self) -> list[str]:
         """Return all names for completion; raises when no control plane runs (it starts none)."""
         found = self._client if self._client is not None else PlaneClient.find()

@@ -16,7 +16,7 @@ from IPython.core.magic_arguments import argument, magic_arguments
 from ciuic_jupyter.core.choice import choice
 from ciuic_jupyter.core.session import check_name
 from ciuic_jupyter.errors import CiuicError, UsageError
-from ciuic_jupyter.notebook import card, completion, report, training, why
+from ciuic_jupyter.notebook import card, chart, completion, quote, report, training, why
 from ciuic_jupyter.notebook.desk import Desk
 from ciuic_jupyter.notebook.follow import attach, follow, follow_detached
 from ciuic_jupyter.notebook.state import names_of, seconds_of
@@ -76,8 +76,9 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
     @argument("--trace-modules", metavar="pkg,mod", help="your own modules: pause inside their loops, too")
     @argument("--detach", action="store_true", help="don't wait; %%ciuic_attach shows the outputs at any time")
     @argument("--no-meter", action="store_true", help="show no meter")
+    @argument("--quote", action="store_true", help="run nothing: say what the cell would cost on each machine type")
     @cell_magic
-    def ciuic_train(self, line: str, cell: str) -> None:
+    def ciuic_train(self, line: str, cell: str) -> report.Report | None:
         """Run the cell on a remote, metered kernel: started or resumed on demand, billed until it is paused.
 
         Example:
@@ -89,10 +90,14 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
         interrupts the remote cell; the third one stops watching and leaves it running.
 
         A pause stops the cell at the top of a loop's next turn. Its outputs go on here after a resume.
+
+        With --quote nothing runs and no machine is started: the cell's own earlier runs say what it would cost.
         """
         with one_line():
             options = self._read(self.ciuic_train, line)
             name = check_name(options.session) if options.session else self.desk.session
+            if options.quote:
+                return self._quote(name, cell)
             plan = training.plan(options, cell, session=name, shell=self.shell)
             self.desk.use(name)
             view = self.desk.first(lambda client: training.ensure(client, plan, say))
@@ -102,6 +107,11 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
                     client.push(name, plan.payload)
                 self._follow(plan, after=int(view.get("last_seq") or 0))
                 training.fetch_or_say(client, plan, self.shell.user_ns, say)
+            return None
+
+    def _quote(self, name: str, cell: str) -> report.Report:
+        training.check_written(cell)
+        return quote.quote(self.desk.open().quote(cell, cell_id=self.desk.cell_id(), session=name))
 
     def _follow(self, plan: training.Plan, after: int) -> None:
         client = self.desk.client
@@ -200,17 +210,27 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
     @magic_arguments()
     @_session
     @argument("--by", choices=("day", "session", "run", "machine"), help="one line each, beside the same always on")
+    @argument(
+        "--cell",
+        nargs="?",
+        const="",
+        metavar="RUN",
+        help="compare the runs of the cell that RUN, or the last one, is of",
+    )
     @line_magic
     def ciuic_cost(self, line: str) -> report.Report:
-        """Show seconds and money billed and not billed, for one session or for all.
+        """Show seconds and money billed and not billed, for one session or for all; by day with a chart.
 
         Example: %ciuic_cost --by day
         """
         with one_line():
             options = self._read(self.ciuic_cost, line)
             given, client = options.session, self.desk.open()
+            if options.cell is not None:
+                return report.same_cell(client.same_cell(self.desk.run(options.cell or given)))
             if options.by:
-                return report.spent(client.report(options.by, check_name(given) if given else None))
+                body = client.report(options.by, check_name(given) if given else None)
+                return report.spent(body, chart.charts(body["rows"]) if options.by == "day" else ())
             return report.cost(client.cost(check_name(given) if given else None), given)
 
     @magic_arguments()

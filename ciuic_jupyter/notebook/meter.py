@@ -75,7 +75,6 @@ def fact(view: View) -> tuple[Any, ...]:
         "state",
         "instance",
         "rate_nano_per_hour",
-        "budget_nano",
         "run",
         "queued",
         "pause_pending",
@@ -88,6 +87,7 @@ def fact(view: View) -> tuple[Any, ...]:
         busy,
         idle.get("verdict") if not busy else None,
         str(view.get("checkpoint") or ""),
+        [(one["key"], one["budget_nano"], one["rate_nano_per_hour"], one["mark"]) for one in view.get("budgets") or ()],
         None if usage is None else round(usage[1]),
         card.forecast(view, float(view.get("as_of") or 0.0)),
     )
@@ -146,7 +146,7 @@ class Meter:
                 self._used, percent = usage
                 self._history.append(percent)
             self._view = view
-            if self._notice and self._shown is not None and fact(view)[:9] != fact(self._shown)[:9]:
+            if self._notice and self._shown is not None and fact(view)[:8] != fact(self._shown)[:8]:
                 self._notice = ""
             if self._shown is None or fact(view) != fact(self._shown) or drifted(self._shown, view):
                 self._dirty = True

@@ -9,7 +9,7 @@ from html import escape
 from typing import Any
 
 from ciuic_jupyter.core import carbon
-from ciuic_jupyter.core.money import format_money
+from ciuic_jupyter.core.money import format_change, format_money
 from ciuic_jupyter.notebook import card, style
 from ciuic_jupyter.notebook.tick import spoken
 
@@ -25,17 +25,26 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Figure:
+    """A drawing: HTML whose text is escaped, and lines for a terminal."""
+
+    html: str
+    lines: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Report:
-    """What a magic returns: a title, tables and notes. The last expression of a cell shows it."""
+    """What a magic returns: a title, figures, tables and notes. The last expression of a cell shows it."""
 
     title: str
     tables: Sequence[Table]
     notes: Sequence[str] = ()
     data: Any = field(default=None, compare=False)
+    figures: Sequence[Figure] = ()
 
     def text(self) -> str:
         """Return it for a terminal."""
-        lines = [self.title]
+        lines = [self.title, *(f"  {line}" for figure in self.figures for line in figure.lines)]
         for table in self.tables:
             if table.title:
                 lines.append(f"  {table.title}")
@@ -50,6 +59,7 @@ class Report:
             f'<div class="ciuic-report" role="group" aria-label="{escape(self.title, quote=True)}">',
             f'<div class="ciuic-title">{card.plain(self.title)}</div>',
         ]
+        parts += [figure.html for figure in self.figures]
         for table in self.tables:
             title = f"<div>{card.plain(table.title)}</div>" if table.title else ""
             body = "".join(_row(row, table.right) for row in table.rows)
@@ -165,12 +175,9 @@ def status(view: Mapping[str, Any], *, title: str | None = None) -> Report:
             f"{_money(view, 'unspent_nano')} for {_seconds(view, 'unbilled_seconds')} not billed",
         ),
     ]
-    if view.get("budget_nano"):
-        rows.append(("budget", card.rate_text(int(view["budget_nano"]), currency)))
     for one in view.get("budgets") or ():
-        if one["scope"] != "session":
-            used = f"{one['percent']} % of {format_money(int(one['budget_nano']), currency)} spent"
-            rows.append((f"budget: {one['scope']}", used))
+        used = f"{one['percent']} % of {format_money(int(one['budget_nano']), currency)} spent"
+        rows.append((f"budget: {card.BUDGETS.get(one['scope'], one['scope'])}", used))
     if view.get("run"):
         rows.append(
             ("run", f"{view['run']}{', ' + str(view['queued']) + ' more waiting' if view.get('queued') else ''}")
@@ -259,7 +266,7 @@ def cost(body: Mapping[str, Any], session: str | None) -> Report:
     return Report("Cost · all sessions", tables, data=dict(body))
 
 
-def spent(body: Mapping[str, Any]) -> Report:
+def spent(body: Mapping[str, Any], figures: Sequence[Figure] = ()) -> Report:
     """Return what was spent by day, session, run or machine type, beside the same hours always on."""
     rows = []
     for row in body.get("rows") or ():
@@ -272,7 +279,32 @@ def spent(body: Mapping[str, Any]) -> Report:
         rows.append((str(row["key"])[:12], str(row.get("text") or ""), _seconds(row, "machine_seconds"), *amounts))
     notes = () if rows else ("Nothing was spent yet.",)
     session = f" of session {body['session']}" if body.get("session") else ""
-    return Report(f"Cost by {body['by']}{session}", [Table("", rows, right=4)] if rows else [], notes, data=dict(body))
+    tables = [Table("", rows, right=4)] if rows else []
+    return Report(f"Cost by {body['by']}{session}", tables, notes, dict(body), figures)
+
+
+def same_cell(body: Mapping[str, Any]) -> Report:
+    """Return the runs of one cell, oldest first: what each took and cost, per turn of its loop, against the first."""
+    rows = [_same(row) for row in body["rows"]]
+    said = [at for at in range(len(rows[0]) if rows else 0) if any(row[at] for row in rows)]  # no empty columns
+    notes = ["The last column: against the first run."] if len(rows) > 1 else []
+    if any(row["per_loss_nano"] is not None for row in body["rows"]):
+        notes.append("A unit of loss: by which the loss fell that the run printed, from the first to the last.")
+    if any(row["edited"] for row in body["rows"]):
+        notes.append("edited: its code was another one than that of the run that was named.")
+    table = Table("", [[row[at] for at in said] for row in rows], right=len(said) - 2)
+    return Report(f"Runs of one cell · {body['text']}", [table] if rows else [], notes, data=dict(body))
+
+
+def _same(row: Mapping[str, Any]) -> list[str]:
+    currency, first = str(row["currency"]), row["first_nano"]
+    started = time.strftime("%m-%d %H:%M:%S", time.localtime(float(row["at"])))
+    state = f"{row['instance']}, {row['state']}{', edited' if row['edited'] else ''}"
+    units = (("per_turn_nano", "a loop turn"), ("per_loss_nano", "a unit of loss"))
+    per = [f"{format_money(int(row[name]), currency)} {of}" if row[name] is not None else "" for name, of in units]
+    change = "" if first is None else format_change(int(row["spent_nano"]), int(first), currency)
+    what = [f"{str(row['key'])[:8]} · {started}", state, _seconds(row, "machine_seconds"), _money(row, "spent_nano")]
+    return [*what, *per, change]
 
 
 def _cost_rows(body: Mapping[str, Any]) -> list[tuple[str, str, str]]:

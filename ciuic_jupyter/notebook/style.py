@@ -45,13 +45,18 @@ METER = """<style>
 .ciuic-card .ciuic-alert {
   flex: 1 0 100%; font-size: 12px; border-left: 3px solid var(--jp-error-color1, #c8322b); padding-left: 8px;
 }
+.ciuic-card .ciuic-budgets { flex: 1 0 100%; display: flex; flex-flow: row wrap; gap: 4px 20px; }
+.ciuic-card .ciuic-budget {
+  flex: 1 1 150px; max-width: 320px; display: flex; flex-flow: row wrap; gap: 2px 8px; align-items: baseline;
+}
+.ciuic-card .ciuic-budget > b { font-size: 12px; font-weight: 600; }
 .ciuic-card .ciuic-bar {
   flex: 1 0 100%; height: 4px; border-radius: 2px; background: var(--jp-layout-color3, #8883); overflow: hidden;
 }
-.ciuic-card .ciuic-bar > i {
-  display: block; height: 100%; background: var(--jp-brand-color1, #1976d2); transition: width 0.3s;
-}
-.ciuic-card .ciuic-bar.ciuic-over > i { background: var(--jp-error-color1, #c8322b); }
+.ciuic-card .ciuic-bar > svg { display: block; width: 100%; height: 100%; }
+.ciuic-card .ciuic-bar rect { fill: var(--jp-brand-color1, #1976d2); }
+.ciuic-card .ciuic-half .ciuic-bar rect { fill: var(--jp-warn-color1, #e08600); }
+.ciuic-card .ciuic-over .ciuic-bar rect { fill: var(--jp-error-color1, #c8322b); }
 .ciuic-meter .ciuic-buttons { flex: none; gap: 6px; margin: 0; overflow: visible; padding: 3px; }
 .ciuic-meter .jupyter-button.ciuic-button {
   width: auto; min-width: 86px; height: 28px; line-height: 26px; margin: 0; border-radius: 4px; font-size: 13px;
@@ -68,7 +73,6 @@ METER = """<style>
 @keyframes ciuic-pulse { 50% { opacity: 0.35; } }
 @media (prefers-reduced-motion: reduce) {
   .ciuic-card .ciuic-dot { animation: none !important; }
-  .ciuic-card .ciuic-bar > i { transition: none; }
 }
 @media (forced-colors: active) { .ciuic-card .ciuic-dot { background: CanvasText; } }
 </style>"""
@@ -81,7 +85,9 @@ REPORT = """<style>
   max-width: 720px; background: var(--jp-layout-color1, transparent);
 }
 .ciuic-report .ciuic-title { margin: 0 0 4px; font-size: 14px; font-weight: 600; }
-.ciuic-report table.ciuic-t { border-collapse: collapse; margin: 0; font-size: 13px; border: none; width: 100%; }
+.ciuic-report table.ciuic-t {
+  border-collapse: collapse; margin: 0; font-size: 13px; border: none; width: 100%; table-layout: auto;
+}
 .ciuic-report table.ciuic-t td, .ciuic-report table.ciuic-t th {
   text-align: left; padding: 3px 14px 3px 0; border: none; vertical-align: top; background: transparent;
   color: inherit; overflow-wrap: anywhere; max-width: 460px; white-space: normal;
@@ -97,5 +103,15 @@ REPORT = """<style>
 .ciuic-report table.ciuic-t td:last-child { padding-right: 0; }
 .ciuic-report .ciuic-block + .ciuic-block { border-top: 1px solid var(--jp-border-color3, #8882); }
 .ciuic-report .ciuic-note { margin-top: 6px; font-size: 12px; color: var(--jp-ui-font-color2, inherit); }
+.ciuic-report .ciuic-chart { margin: 6px 0; }
+.ciuic-report .ciuic-chart svg { display: block; width: 100%; max-width: 640px; }
+.ciuic-report .ciuic-chart text { font-size: 10px; fill: var(--jp-ui-font-color2, #777); }
+.ciuic-report rect.ciuic-always { fill: var(--jp-layout-color3, #8884); }
+.ciuic-report rect.ciuic-spent { fill: var(--jp-brand-color1, #1976d2); }
+.ciuic-report .ciuic-key {
+  display: inline-block; width: 9px; height: 9px; border-radius: 2px; margin: 0 4px 0 12px;
+  background: var(--jp-layout-color3, #8884);
+}
+.ciuic-report .ciuic-key.ciuic-key-spent { margin-left: 0; background: var(--jp-brand-color1, #1976d2); }
 .ciuic-report .ciuic-warn { border-left: 3px solid var(--jp-warn-color1, #e08600); padding-left: 8px; margin-top: 8px; }
 </style>"""

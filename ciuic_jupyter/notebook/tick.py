@@ -120,6 +120,28 @@ def money(nano: int, rate_nano_per_hour: int, currency: str, *, label: str = "")
     return _draw(cells, nano / unit, rate_nano_per_hour / 3600 / unit, None, spoken_label)
 
 
+def percent(share: float, per_hour: float) -> str:
+    """Draw a share in whole percent, rounded down, that grows by `per_hour` percent to 100; 0 stands still."""
+    if share >= 100 or per_hour <= 0:
+        return f"{int(min(share, 100))}%"
+    speed = per_hour / 3600
+    cells: list[Wheel | str] = [Wheel(("", *_DIGITS[1:]), 10), Wheel(_DIGITS, 1)]
+    return _draw(cells, share, speed, max(0.0, (100 - share) / speed - _EARLY), str(int(share))) + "%"
+
+
+def bar(share: float, per_hour: float) -> str:
+    """Draw a bar of `share` percent that grows by `per_hour` percent until it is full; 0 stands still."""
+    seconds = (100 - share) / per_hour * 3600 if per_hour > 0 and share < 100 else None
+    grows = pulse = ""
+    if seconds is not None and seconds <= _DAY:
+        grows = f'<animate attributeName="width" from="{share:.3f}" to="100" dur="{seconds:.3f}s" fill="freeze"/>'
+        pulse = _PULSE
+    return (
+        '<svg viewBox="0 0 100 1" preserveAspectRatio="none" aria-hidden="true" focusable="false">'
+        f'<rect width="{min(share, 100):.3f}" height="1">{grows}</rect>{pulse}</svg>'
+    )
+
+
 def clock(seconds: float, *, down: bool = False) -> str:
     """Draw a time in seconds as m:ss (or h:mm:ss) that counts up, or down to 0:00 where it stays."""
     seconds = max(0.0, seconds)

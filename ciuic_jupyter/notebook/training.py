@@ -44,8 +44,7 @@ class Plan:
 def plan(options: Any, cell: str, *, session: str, shell: Any) -> Plan:
     """Check the options, the code and the variables of a cell; UsageError says what to change."""
     check_name(session)
-    if not cell.strip():
-        raise UsageError("the cell is empty; write the code to run below the %%ciuic_train line")
+    check_written(cell)
     if options.detach and options.fetch:
         raise UsageError("--out needs the cell's end and --detach does not wait for it; fetch later with %ciuic_pull")
     budget, run_budget = budget_of(options.budget, "--budget"), budget_of(options.run_budget, "--run-budget")
@@ -91,6 +90,12 @@ def _modules(text: str | None) -> tuple[str, ...]:
         if not all(part.isidentifier() for part in name.split(".")):
             raise UsageError(f"--trace-modules: {name!r} can't be a module's name; write it as after `import`")
     return tuple(names)
+
+
+def check_written(cell: str) -> None:
+    """Refuse a cell with nothing in it."""
+    if not cell.strip():
+        raise UsageError("the cell is empty; write the code to run below the %%ciuic_train line")
 
 
 def check_syntax(cell: str, shell: Any) -> None:

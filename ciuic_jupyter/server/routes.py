@@ -145,6 +145,15 @@ class HistoryHandler(_Handler):
         await self.relay("GET", f"/history?{query}")
 
 
+class QuoteHandler(_Handler):
+    """What a cell would cost on each machine type; it is asked with POST for the cell's length, and does nothing."""
+
+    @authenticated
+    @authorized("read", _RESOURCE)
+    async def post(self) -> None:
+        await self.relay("POST", "/quote", json=self.body())
+
+
 class OutputsHandler(_Handler):
     """What a run has shown, as a notebook would hold it."""
 
@@ -221,6 +230,7 @@ def handlers(base_url: str) -> list[tuple[str, type[JupyterHandler]]]:
         (r"snapshot", SnapshotHandler),
         (r"plane/start", StartHandler),
         (r"history", HistoryHandler),
+        (r"quote", QuoteHandler),
         (rf"sessions/{name}/({'|'.join(ACTIONS)})", ActionHandler),
         (rf"sessions/{name}/receipts", ReceiptsHandler),
         (rf"sessions/{name}/runs/{run}/outputs", OutputsHandler),

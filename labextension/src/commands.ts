@@ -8,6 +8,7 @@ import { meterIcon, pauseIcon, resumeIcon } from './icons';
 import { Model, possible } from './model';
 import { FIRST_CELLS } from './panel';
 import { Scene } from './parts';
+import { canQuote, quoteCell } from './quote';
 import { oneClick } from './toolbar';
 import { Action, Session } from './types';
 
@@ -17,7 +18,8 @@ export const COMMANDS = {
   pause: 'ciuic:pause',
   resume: 'ciuic:resume',
   release: 'ciuic:release',
-  start: 'ciuic:start'
+  start: 'ciuic:start',
+  quote: 'ciuic:quote'
 };
 
 export interface CommandOptions {
@@ -26,9 +28,11 @@ export interface CommandOptions {
   /** Return the session meant: of the notebook in front, else the only one there is. */
   meant: () => Session | undefined;
   open: () => void;
+  /** The notebooks whose cells can be quoted; null where there are none. */
+  tracker: INotebookTracker | null;
 }
 
-export function addCommands({ app, scene, meant, open }: CommandOptions): void {
+export function addCommands({ app, scene, meant, open, tracker }: CommandOptions): void {
   const { trans, model } = scene;
   const add = app.commands.addCommand.bind(app.commands);
   const session = (args: any) => (typeof args.session === 'string' ? model.find(args.session) : meant());
@@ -66,6 +70,25 @@ export function addCommands({ app, scene, meant, open }: CommandOptions): void {
     label: trans.__('Start the control plane'),
     isEnabled: () => model.plane !== null && !model.plane.up && !model.starting,
     execute: () => model.startPlane()
+  });
+  // a context menu is of the cell under the mouse, which need not be the selected one
+  const cell = (args: any) => {
+    if (!args.context) {
+      return tracker?.activeCell;
+    }
+    const node = app.contextMenuHitTest(found => found.classList.contains('jp-CodeCell'));
+    return tracker?.currentWidget?.content.widgets.find(one => one.node === node);
+  };
+  add(COMMANDS.quote, {
+    label: trans.__('Quote this cell'),
+    caption: trans.__('What it would cost on each machine type; nothing is run'),
+    icon: meterIcon,
+    isEnabled: args => model.fresh && canQuote(cell(args)),
+    isVisible: args => canQuote(cell(args)),
+    execute: args => {
+      const [panel, quoted] = [tracker?.currentWidget, cell(args)];
+      return panel && quoted ? quoteCell(scene, panel, quoted) : undefined;
+    }
   });
   model.changed.connect(() => app.commands.notifyCommandChanged());
 }

@@ -5,6 +5,7 @@ import React from 'react';
 import { Chart } from './chart';
 import { bytes, money, moment, price, span } from './format';
 import { Button, Name, Scene } from './parts';
+import { QuoteView } from './quote';
 import { History, HistoryRow, Receipt } from './types';
 
 const MORE = 30; // rows shown at a time
@@ -127,12 +128,29 @@ function Row({ scene, row }: { scene: Scene; row: HistoryRow }): JSX.Element {
     </>
   );
   if (row.kind === 'run') {
-    return <li className="ciuic-row">{head}</li>;
+    return (
+      <li>
+        <Again scene={scene} row={row} head={head} />
+      </li>
+    );
   }
   return (
     <li>
       <Slip scene={scene} row={row} head={head} />
     </li>
+  );
+}
+
+/** A run, which opens to what one more of its cell would cost. */
+function Again({ scene, row, head }: { scene: Scene; row: HistoryRow; head: JSX.Element }): JSX.Element {
+  const [open, setOpen] = React.useState(false);
+  const ask = () => scene.model.quote({ run: row.run ?? '', session: row.session });
+  return (
+    <details onToggle={event => setOpen(event.currentTarget.open)}>
+      <summary className="ciuic-row">{head}</summary>
+      {open && <p className="ciuic-sub">{scene.trans.__('Once more:')}</p>}
+      {open && <QuoteView scene={scene} ask={ask} />}
+    </details>
   );
 }
 

@@ -57,10 +57,11 @@ function activate(
   const open = () => {
     app.shell.activateById(panel.id);
   };
-  addCommands({ app, scene, meant, open });
+  addCommands({ app, scene, meant, open, tracker });
   app.shell.add(panel, 'right', { rank: 900, type: 'Sessions' });
   restorer?.add(panel, panel.id);
   tracker?.currentChanged.connect(() => panel.update());
+  tracker?.activeCellChanged.connect(() => app.commands.notifyCommandChanged(COMMANDS.quote));
   toolbars?.addFactory<NotebookPanel>('Notebook', 'ciuic-pause', notebook => {
     return new NotebookButton(scene, () => sessionOf(notebook, model));
   });

@@ -7,7 +7,7 @@ import { ISignal, Signal } from '@lumino/signaling';
 import { Api, ApiError } from './api';
 import { ServerClock } from './clock';
 import { Link, LinkOptions, LinkState } from './link';
-import { Action, Cost, Frame, History, Plane, Receipt, RunOutputs, Session, Total } from './types';
+import { Action, Cost, Frame, History, Plane, Quote, Receipt, RunOutputs, Session, Total } from './types';
 
 /** Why nothing is shown: the server lacks our half, wants a login, or does not answer. */
 export type Trouble = 'missing' | 'login' | 'server' | 'error' | null;
@@ -151,6 +151,11 @@ export class Model implements IDisposable {
   async receipts(name: string): Promise<Receipt[]> {
     const found = await this.api.get<Receipt[] | { receipts: Receipt[] }>(['sessions', name, 'receipts']);
     return Array.isArray(found) ? found : found.receipts;
+  }
+
+  /** Ask what a cell would cost, by its code or one of its runs. */
+  quote(asked: { code?: string; run?: string; cell_id?: string; session?: string }): Promise<Quote> {
+    return this.api.post<Quote>(['quote'], asked);
   }
 
   outputs(name: string, run: string): Promise<RunOutputs> {

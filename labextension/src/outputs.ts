@@ -23,6 +23,13 @@ export function sessionIn(source: string): string | null {
   return found === null ? null : named ? named[1].replace(/^(["'])(.*)\1$/, '$2') : '';
 }
 
+/** Return what of a cell's source runs in its session: all behind the magic's line. */
+export function cellBody(source: string): string {
+  const from = source.indexOf('%%ciuic_train');
+  const end = source.indexOf('\n', Math.max(0, from));
+  return from < 0 || end < 0 ? '' : source.slice(end + 1);
+}
+
 /** Tell whether a cell's code runs in a session; a cell that became a local one keeps its own outputs. */
 export function isTrained(source: string, session: string): boolean {
   const named = sessionIn(source);

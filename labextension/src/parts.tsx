@@ -64,33 +64,48 @@ export function Button({ label, hint, off, main, icon, press }: ButtonProps): JS
   );
 }
 
-/** A bar of how much of a budget is spent. */
+/** A bar of how much of a budget is spent, which counts on, and the last mark that is passed. */
 export function BudgetBar(props: {
   scene: Scene;
+  name: string;
   spent: (now: number) => number;
   budget: number;
   currency: string;
+  mark?: number;
 }): JSX.Element {
   const { trans, locale, model } = props.scene;
-  const share = Math.min(1, props.spent(model.clock.now()) / props.budget);
-  const text = trans.__(
-    '%1 of the budget of %2',
-    percent(share, locale),
-    price(props.budget, props.currency, locale)
-  );
+  const part = (now: number) => Math.min(1, props.spent(now) / props.budget);
+  const share = part(model.clock.now());
+  const mark = props.mark ?? (share >= 0.8 ? 80 : 0);
+  const text = (now: number) =>
+    trans.__(
+      '%1: %2 of %3',
+      props.name,
+      percent(part(now), locale),
+      price(props.budget, props.currency, locale)
+    );
+  const told =
+    props.mark === 100
+      ? trans.__('reached')
+      : props.mark
+        ? trans.__('past %1', percent(props.mark / 100, locale))
+        : '';
   return (
-    <div className="ciuic-budget">
+    <div className={`ciuic-budget${mark >= 80 ? ' ciuic-over' : mark > 0 ? ' ciuic-half' : ''}`}>
       <div
-        className={`ciuic-bar${share >= 0.8 ? ' ciuic-over' : ''}`}
+        className="ciuic-bar"
         role="progressbar"
         aria-valuemin={0}
         aria-valuemax={100}
         aria-valuenow={Math.round(100 * share)}
-        aria-label={text}
+        aria-label={trans.__('Budget: %1', props.name)}
       >
         <i style={{ width: `${100 * share}%` }} />
       </div>
-      <span className="ciuic-sub">{text}</span>
+      <span className="ciuic-sub">
+        <Ticking model={model} text={text} />
+        {told && <strong role="alert">{told}</strong>}
+      </span>
     </div>
   );
 }

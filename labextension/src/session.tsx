@@ -8,7 +8,16 @@ import { pauseIcon, resumeIcon } from './icons';
 import { flow, possible, spentAt } from './model';
 import { BudgetBar, Button, Name, Scene, Spark, Ticking } from './parts';
 import { Action, Session } from './types';
-import { budgetText, forecastText, lineText, reasonText, stateText, toneOf } from './words';
+import {
+  budgetName,
+  budgetText,
+  forecastText,
+  lineText,
+  reasonText,
+  shownBudgets,
+  stateText,
+  toneOf
+} from './words';
 
 export function SessionCard({ scene, session }: { scene: Scene; session: Session }): JSX.Element {
   const { trans, locale, model } = scene;
@@ -55,14 +64,17 @@ export function SessionCard({ scene, session }: { scene: Scene; session: Session
           </div>
         )}
       </div>
-      {session.budget_nano ? (
+      {shownBudgets(session).map(budget => (
         <BudgetBar
+          key={budget.key}
           scene={scene}
-          spent={now => spentAt(session, now)}
-          budget={session.budget_nano}
+          name={budgetName(budget, scene)}
+          spent={now => spentAt({ ...budget, currency: session.currency, as_of: session.as_of }, now)}
+          budget={budget.budget_nano}
+          mark={budget.mark}
           currency={session.currency}
         />
-      ) : null}
+      ))}
       {budgetText(session, scene) && (
         <div className="ciuic-alert" aria-live="polite">
           <span>{budgetText(session, scene)}</span>

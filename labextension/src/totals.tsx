@@ -41,6 +41,7 @@ export function Totals({ scene, total }: { scene: Scene; total: Total }): JSX.El
       {total.budget_nano ? (
         <BudgetBar
           scene={scene}
+          name={trans.__('Budgets of open sessions')}
           spent={now => open.reduce((sum, session) => sum + spentAt(session, now), 0)}
           budget={total.budget_nano}
           currency={total.currency}

@@ -49,6 +49,17 @@ export interface Forecast {
   budget_seconds?: number | null;
 }
 
+/** One budget: what is spent of it by `as_of` of what it came with, and how fast. */
+export interface Budget {
+  key: string;
+  scope: string;
+  budget_nano: number;
+  spent_nano: number;
+  rate_nano_per_hour: number;
+  /** The highest of 50, 80 and 100 % that is passed, 0 for none; 100 from when saving begins. */
+  mark: number;
+}
+
 export interface Session extends Cost {
   name: string;
   id?: string;
@@ -57,7 +68,8 @@ export interface Session extends Cost {
   instance: string;
   provider?: string;
   machine?: string | null;
-  budget_nano?: number | null;
+  /** All that count here, the tightest first. */
+  budgets?: Budget[];
   busy?: boolean;
   run?: string | null;
   run_started_at?: number | null;
@@ -136,6 +148,32 @@ export interface History {
   rows: HistoryRow[];
   days: Day[];
   currency: string;
+}
+
+/** One machine type of a quote; `[least, median, most]` where an amount or a time was seen more than once. */
+export interface QuotedMachine {
+  instance: string;
+  currency: string;
+  offered: boolean;
+  price_nano_per_hour: number | null;
+  runs: number;
+  billed_nano: number[] | null;
+  seconds: number[] | null;
+  like: string | null;
+  runs_now: boolean;
+  start_seconds: number | null;
+  cost_nano: number[] | null;
+  hour_nano: number | null;
+}
+
+export interface Quote {
+  text: string;
+  edited: boolean;
+  whole: number;
+  paused_on_the_way: number;
+  others: Record<string, number>;
+  machines: QuotedMachine[];
+  unasked: string[];
 }
 
 export interface Receipt {

@@ -3,7 +3,7 @@
 import { TranslationBundle } from '@jupyterlab/translation';
 
 import { clock, money, moment, percent, span } from './format';
-import { Run, Session } from './types';
+import { Budget, Run, Session } from './types';
 
 /** How to write: the language of words, and the locale of numbers and times. */
 export interface Tongue {
@@ -95,6 +95,26 @@ export function lineText(session: Session, now: number, tongue: Tongue): string 
     return [stopped, where, size].filter(Boolean).join(' · ');
   }
   return '';
+}
+
+/** Return the budgets to draw: a session's own always, those that all share while it spends of them or is told of them. */
+export function shownBudgets(session: Session): Budget[] {
+  const own = (budget: Budget) => budget.scope === 'run' || budget.scope === 'session';
+  return (session.budgets ?? []).filter(
+    budget => own(budget) || session.rate_nano_per_hour > 0 || budget.mark > 0
+  );
+}
+
+/** Return what a budget is for. */
+export function budgetName(budget: Budget, { trans }: Tongue): string {
+  const names: Record<string, string> = {
+    run: trans.__('This cell'),
+    session: trans.__('This session'),
+    day: trans.__('Today'),
+    month: trans.__('This month'),
+    user: trans.__('All sessions')
+  };
+  return names[budget.scope] ?? budget.scope.slice(0, 40);
 }
 
 function sizeText(count: number, locale: string): string {

@@ -11,19 +11,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from pydantic import ValidationError
+from typer.testing import CliRunner
 
 from ciuic_jupyter.control import alerts
+from ciuic_jupyter.control.cli import app
 from ciuic_jupyter.control.purse import STOP_SECONDS
 from ciuic_jupyter.control.runner import Runner
 from ciuic_jupyter.core.money import NANO
 from ciuic_jupyter.core.session import State
 from ciuic_jupyter.errors import BudgetExceeded, UsageError
 from ciuic_jupyter.providers.base import Offer
+from ciuic_jupyter.sdk.monitor import CostMonitor
 from ciuic_jupyter.settings import Settings
 from tests.control.conftest import Cloud, reach, until
 
@@ -77,6 +80,38 @@ async def test_no_budget_is_crossed_and_each_mark_is_told_once(cloud: Cloud, sco
         if scope == "run" and code == "hang":  # the cell was interrupted, another has a budget of its own
             raise BudgetExceeded
         await runner.ensure()
+
+
+async def test_a_monitor_hears_every_mark_of_every_budget_once(cloud: Cloud) -> None:
+    await under(cloud, budget_per_day="2", budget_total="0.8")
+    runner = await cloud.session(budget_nano=NANO)
+    job: Any = SimpleNamespace(alert_nano=NANO // 4, watched=[])
+    monitor, heard, plain = CostMonitor(job), [], []
+    monitor._handlers += [lambda cost, alert: heard.append((alert.scope, alert.percent)), plain.append]
+    for seconds in (100, 200, 150, 200, 145):  # 0.1, 0.3, 0.45, 0.65, 0.795
+        await cloud.turn(seconds)
+        for _ in range(2):
+            job.view = runner.view()
+            monitor.look()
+    marks = [("cost_alert", 100), ("user", 50), ("user", 80), ("session", 50), ("user", 100)]
+    assert heard == marks
+    assert len(plain) == 1, "who takes no alert is told of the cost alone"
+    await reach(runner, State.PAUSED)
+
+
+async def test_the_tightest_budget_comes_first(cloud: Cloud) -> None:
+    await under(cloud, budget_per_day="10", budget_per_month="3")
+    runner, other = await cloud.session(budget_nano=2 * NANO), await cloud.session("b")
+    await cloud.turn(100)
+    view = runner.view()
+    assert [one["scope"] for one in view["budgets"]] == ["month", "session", "day"], "two eat of what they share"
+    assert [one["rate_nano_per_hour"] for one in view["budgets"]] == [7200 * SECOND, 3600 * SECOND, 7200 * SECOND]
+    assert [one["spent_nano"] for one in view["budgets"]] == [200 * SECOND, 100 * SECOND, 200 * SECOND]
+    await other.pause()
+    await reach(other, State.PAUSED)
+    assert [one["scope"] for one in runner.view()["budgets"]] == ["session", "month", "day"]
+    await busy(cloud, runner, "r", "loop", budget_nano=NANO // 2)
+    assert runner.view()["budgets"][0]["key"] == "run:r"
 
 
 async def test_a_cell_at_its_budget_goes_on_with_another_or_is_left(cloud: Cloud) -> None:
@@ -167,7 +202,30 @@ async def test_a_currency_that_the_budgets_can_not_count_starts_nothing(cloud: C
 @pytest.mark.parametrize("name", ["BUDGET_PER_RUN", "BUDGET_PER_DAY", "BUDGET_PER_MONTH", "BUDGET_TOTAL"])
 def test_budgets_of_nonsense_are_refused(name: str, bad: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"CIUIC_{name}", bad)
-    with pytest.raises(ValidationError, match=name.lower()):
+    with pytest.raises(UsageError, match=rf"CIUIC_{name}='{bad}' can't be used: .*nothing was started"):
+        Settings()
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [("RMB", "ISO 4217"), ("usd", "did you mean USD"), ("XXX", "ISO 4217"), ("", "ISO 4217"), ("US\x1bD", "ISO 4217")],
+)
+def test_a_currency_nobody_knows_is_refused_with_what_to_write(
+    code: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CIUIC_CURRENCY", code)
+    with pytest.raises(UsageError, match=f"CIUIC_CURRENCY=.*{says}") as told:
+        Settings()
+    assert str(told.value).isprintable()
+    shown = CliRunner().invoke(app, ["machines", "list"])
+    assert shown.exit_code == 1 and "CIUIC_CURRENCY" in shown.stderr and "Traceback" not in shown.output
+
+
+@pytest.mark.parametrize("price", ["-0.01", "nan", "inf", "100001", "1e400", "much"])
+def test_prices_of_nonsense_are_refused(price: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CIUIC_PRICE_PER_HOUR", price)
+    monkeypatch.setenv("CIUIC_STORAGE_PRICE_PER_HOUR", price)
+    with pytest.raises(UsageError, match=r"CIUIC_PRICE_PER_HOUR=.*CIUIC_STORAGE_PRICE_PER_HOUR="):
         Settings()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from contextlib import redirect_stdout
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,35 @@ def test_days_around_clock_changes_and_month_ends(first: tuple[int, int, int], h
     assert days[0] == f"{first[0]}-{first[1]:02d}-{first[2]:02d}"
     assert days == sorted(set(days))
     assert rows[3]["spent_nano"] == 0 and rows[3]["always_on_nano"] == 5 * RATE  # nobody closed it: on, elsewhere
+
+
+@pytest.mark.parametrize(
+    ("night", "before", "after"),
+    [
+        ((2026, 3, 7, 22), 2, 2),  # clocks go forward at 2: an hour is missing
+        ((2026, 3, 8, 22), 2, 3),
+        ((2026, 10, 31, 22), 2, 4),  # and back: one comes twice
+        ((2026, 2, 28, 20), 4, 3),  # a month's end
+        ((2024, 2, 29, 23), 1, 3),
+        ((2026, 12, 31, 23), 1, 3),  # a year's
+    ],
+)
+def test_a_run_over_midnight_is_one_run_and_two_days(night: tuple[int, int, int, int], before: int, after: int) -> None:
+    begin = ms(*night)
+    until = datetime(*night[:3], tzinfo=NEW_YORK) + timedelta(days=1, hours=3)  # 3 o'clock by the wall
+    end = round(until.timestamp() * 1000)
+    hours = (end - begin) // HOUR
+    made = with_run(book((begin, end)), "r", begin, end)
+    made.closed_ms = end
+    (run,) = rows_of([made], "run", end + HOUR)
+    assert (run["spent_nano"], run["machine_seconds"]) == (hours * RATE, hours * 3600)
+    days = rows_of([made], "day", end + HOUR)
+    assert [row["spent_nano"] // RATE for row in days] == [before, hours - before]
+    assert hours - before == after
+    assert [row["key"] for row in days] == [str(date(*night[:3])), str(date(*night[:3]) + timedelta(days=1))]
+    totals = spending.total_now([made], context(end), NEW_YORK)
+    assert totals["today_nano"] == (hours - before) * RATE
+    assert totals["month_nano"] == (hours - before if until.day == 1 else hours) * RATE
 
 
 def test_months_end_where_they_end() -> None:
@@ -133,9 +162,19 @@ def test_runs_of_one_cell_are_compared(capsys: pytest.CaptureFixture[str]) -> No
     money.show_same(found, 4, table)
     lines = capsys.readouterr().out.splitlines()
     assert "$0.9000" in lines[2] and "100 %" in lines[2]  # of $3.60, four epochs
-    assert "$0.4500" in lines[3] and "50 %" in lines[3]
+    assert "$0.4500" in lines[3] and "-$1.8000 (50 %)" in lines[3]
+    assert "done, edited" in lines[2] and "edited" not in lines[3]
     money.show_same(found, None, table)
     assert "unknown" in capsys.readouterr().out
+    found["rows"][0]["per_turn_nano"] = 36_000_000
+    text = shown.same_cell(found).text()
+    for part in ("$0.0360 a loop turn", "-$1.8000 (50 %)", "$0.00 (100 %)", "edited"):
+        assert part in text
+    copy = with_run(book((begin, begin + HOUR)), "copied", begin, begin + HOUR, code="other()")
+    copy.name = "copy"  # of the notebook: its cells have the same ids
+    assert [row["key"] for row in report.same_cell([one, two, copy], context(begin), "b")["rows"]] == ["a", "b"]
+    copy.runs["copied"].code = "\n fit(2)\n"
+    assert len(report.same_cell([one, two, copy], context(begin), "b")["rows"]) == 3
     with pytest.raises(UsageError, match="no run 'z'"):
         report.same_cell([one], context(begin), "z")
     for each in (one, two):

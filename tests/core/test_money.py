@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ciuic_jupyter.core.money import HOUR_MS, NANO, billed_ms, cost, format_money, parse_usd
+from ciuic_jupyter.core.money import HOUR_MS, NANO, billed_ms, cost, format_change, format_money, parse_usd
 from ciuic_jupyter.errors import UsageError
 
 rates = st.integers(0, 10**15)
@@ -173,6 +173,14 @@ def test_an_amount_comes_back_from_its_own_text(nano: int) -> None:
 )
 def test_money_as_people_read_it(nano: int, currency: str, places: int | None, text: str) -> None:
     assert format_money(nano, currency, places) == text
+
+
+@pytest.mark.parametrize(
+    ("nano", "base", "text"),
+    [(112, 100, "+$0.000000012 (112 %)"), (NANO, 2 * NANO, "-$1.0000 (50 %)"), (NANO, NANO, "$0.00 (100 %)")],
+)
+def test_a_change_has_its_sign_and_its_share(nano: int, base: int, text: str) -> None:
+    assert format_change(nano, base) == text
 
 
 @given(st.integers(1, 10**17))

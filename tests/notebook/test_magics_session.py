@@ -147,6 +147,28 @@ def test_detach_then_attach_by_session_and_by_run(shell: Any, capsys: pytest.Cap
     run(shell, "%ciuic_release three")
 
 
+def test_a_quote_runs_nothing_and_knows_the_cells_own_runs(shell: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    cell = "quoted = sum(range(10))\nprint('ran', quoted)"
+    first = run(shell, f"%%ciuic_train --session six --quote\n{cell}")
+    assert "not run to its end yet" in first.text() and "$0.9000 an hour" in first.text()
+    assert "six" not in [view["name"] for view in PlaneClient.ensure().sessions()], "a quote starts nothing"
+    for _ in range(2):
+        run(shell, f"%%ciuic_train --session six --no-meter\n{cell}")
+    assert capsys.readouterr().out.count("ran 45") == 2
+    again = run(shell, f"%%ciuic_train --session six --quote\n{cell}\n")
+    assert "ran 45" not in capsys.readouterr().out
+    own = next(one for one in again.data["machines"] if one["instance"] == "local.cpu")
+    assert (again.data["whole"], own["runs"], own["runs_now"], own["start_measured"]) == (2, 2, True, True)
+    assert own["start_seconds"] > 0
+    assert "2 runs here" in again.text() and "assumed as fast as local.cpu" in again.text()
+    compared = run(shell, "%ciuic_cost --cell")
+    assert len(compared.data["rows"]) == 2 and "Runs of one cell · quoted = sum" in compared.text()
+    assert run(shell, f"%ciuic_cost --cell {compared.data['rows'][0]['key'][:8]}").data["text"] == compared.data["text"]
+    with pytest.raises(Exception, match="the cell is empty"):
+        run(shell, "%%ciuic_train --quote\n ")
+    run(shell, "%ciuic_release --discard six")
+
+
 def test_an_unknown_session_is_one_line_and_does_not_become_the_current_one(
     shell: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ciuic_jupyter.control import purse
+from ciuic_jupyter.core.budget import Limit
 from ciuic_jupyter.core.money import NANO, format_money
 from ciuic_jupyter.notebook import card, report, tick
 from ciuic_jupyter.notebook.meter import INTERVAL, Meter, drifted, fact, make_meter, usage_percent
@@ -130,6 +132,7 @@ def test_card_is_sound_html_and_escapes_what_others_wrote(state: str, live: bool
     evil = '<img src=x onerror="alert(1)">'
     facts = view(
         name=evil, state=state, message=evil, step=evil, text=evil, instance=evil, budget_nano=NANO,
+        budgets=[budget(evil)],
         idle={"verdict": "idle", "release_at": 1e9, "reason": evil},
         checkpoint={"seq": 1, "bytes": 5, "at": 1.0, "placeholders": [{"name": evil, "reason": evil}]},
     )  # fmt: skip
@@ -162,10 +165,47 @@ def test_unspent_grows_while_paused_at_the_rate_it_had() -> None:
     assert card.unspent_rate(view(unbilled_seconds=1800, unspent_nano=NANO)) == 0
 
 
-def test_budget_bar_warns_near_the_cap() -> None:
-    html = card.card(view(budget_nano=6 * NANO), now=1000.0)
-    assert 'aria-valuenow="83"' in html
-    assert "ciuic-over" in html
+def budget(scope: str = "session", spent: float = 5.0, cap: float = 6.0, **changes: Any) -> dict[str, Any]:
+    limit = Limit(scope, "", round(cap * NANO), round(spent * NANO), 0, changes.pop("rate", 3_600 * NANO))
+    return {**purse.view(limit), **changes}
+
+
+def test_every_budget_is_drawn_in_order_and_warns_at_its_marks() -> None:
+    given = [budget("run"), budget("day", 5, 10), budget("month", 5, 100), budget("user", 99.5, 100, mark=100)]
+    html = card.card(view(budgets=given), live=False, now=1000.0)
+    assert re.findall(r'aria-valuenow="(\d+)"', html) == ["83", "50", "5", "99"]
+    assert re.findall(r'ciuic-budget( ciuic-\w+)?"', html) == [" ciuic-over", " ciuic-half", "", " ciuic-over"]
+    text = Tags(html).text
+    for part in ("this cell 83% of $6.00past 80%", "today 50% of $10.00past 50%", "this month 5% of $100.00all"):
+        assert part in text
+    assert text.endswith("all sessions 99% of $100.00reached")
+    assert "ciuic-budgets" not in card.card(view(), now=1000.0)
+
+
+def test_a_budget_grows_at_its_own_rate() -> None:
+    given = [budget("session", 5, 10, rate=3_600 * NANO), budget("day", 5, 10, rate=7_200 * NANO)]
+    html = card.card(view(budgets=given), now=1002.0)
+    assert re.findall(r'aria-valuenow="(\d+)"', html) == ["70", "90"]
+    assert re.findall(r'from="([\d.]+)" to="100" dur="([\d.]+)s"', html) == [("70.000", "3.000"), ("90.000", "0.500")]
+    assert "<animate" not in card.budgets(view(budgets=given), False, 1002.0), "a saved notebook stands still"
+
+
+@given(share=st.floats(0, 99.9), rate=st.floats(0.5, 100_000), seconds=st.floats(0, 86_000))
+def test_a_share_counts_to_its_end_and_stays_there(share: float, rate: float, seconds: float) -> None:
+    shown = int(seen_at(tick.percent(share, rate), seconds))
+    assert shown == pytest.approx(min(99.5, share + rate * seconds / 3600), abs=1.02 + rate / 3600 * 0.05)
+
+
+def test_a_share_that_is_whole_or_stands_is_plain_text() -> None:
+    assert (tick.percent(100, 5), tick.percent(250.0, 5), tick.percent(42.9, 0)) == ("100%", "100%", "42%")
+    assert "<animate" not in tick.bar(100, 5) + tick.bar(42, 0) + tick.bar(1, 0.001)
+
+
+def test_a_budget_that_another_session_eats_is_news() -> None:
+    same = view(budgets=[budget("day", 1)])
+    assert fact(same) == fact(view(budgets=[budget("day", 1.5)])), "amounts count by themselves"
+    assert fact(same) != fact(view(budgets=[budget("day", 1, rate=1)]))
+    assert fact(same) != fact(view(budgets=[budget("day", 3)])), "a mark"
 
 
 @pytest.mark.parametrize(

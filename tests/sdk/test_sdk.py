@@ -21,7 +21,8 @@ import pytest
 
 from ciuic_jupyter import CostMonitor, JobPaused, TrainingJob
 from ciuic_jupyter.control.client import PlaneClient
-from ciuic_jupyter.errors import RemoteError, UsageError
+from ciuic_jupyter.errors import BudgetExceeded, RemoteError, UsageError
+from ciuic_jupyter.sdk.monitor import Alert
 from ciuic_jupyter.settings import Settings
 
 SOURCE = (Path(__file__).parent / "trainings.py").read_text()
@@ -205,6 +206,27 @@ def test_a_handler_that_raises_keeps_no_other_from_being_called(
     assert "DivisionByZero" in capsys.readouterr().err or "DivisionUndefined" in capsys.readouterr().err
 
 
+def test_a_budgets_alert_comes_with_what_it_is_about(client: PlaneClient) -> None:
+    monitor = CostMonitor(TrainingJob(session="errors"))
+    told: list[tuple[Decimal, Alert]] = []
+    arrived = threading.Event()
+
+    @monitor.on_alert
+    def note(cost: Decimal, alert: Alert) -> None:
+        told.append((cost, alert))
+        arrived.set()
+
+    assert not monitor.look() and told == [], "no budget, no alert"
+    cap = client.session("errors")["spent_nano"] + 1
+    with pytest.raises(BudgetExceeded):
+        client.create("errors", budget_nano=cap)
+    assert arrived.wait(30), "the thread looks on, for budgets have no end"
+    ((cost, alert),) = told
+    assert (alert.scope, alert.percent, alert.budget) == ("session", 100, Decimal(cap) / 10**9)
+    assert cost == alert.spent == client.session("errors")["spent_nano"] / Decimal(10**9)
+    client.close_session("errors")
+
+
 def test_a_monitor_that_nobody_holds_ends_its_thread(client: PlaneClient) -> None:
     job = TrainingJob(session="errors", cost_alert=10**6)
     monitor = CostMonitor(job)
@@ -247,7 +269,7 @@ def test_amounts_and_names_are_read_as_people_write_them() -> None:
     assert TrainingJob(checkpoint_interval=0.5).checkpoint_seconds == 30
     assert TrainingJob().session
     with pytest.raises(UsageError, match="no cost_alert"):
-        CostMonitor(TrainingJob())
+        CostMonitor(TrainingJob()).on_alert(lambda cost: None)
     with pytest.raises(UsageError, match="nothing was begun"):
         TrainingJob().wait()
 

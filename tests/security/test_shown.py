@@ -66,6 +66,9 @@ def tags(found: Seen) -> set[tuple[str, tuple[str, ...]]]:
     return set(found.shape) - {("span", ())}
 
 
+BUDGET = {"budget_nano": 10**9, "spent_nano": 1, "rate_nano_per_hour": 1, "percent": 0, "mark": 50}
+
+
 def view(text: str, state: str = "running") -> dict[str, Any]:
     """Return a session's view with `text` wherever the plane passes on what others wrote."""
     return {
@@ -76,7 +79,7 @@ def view(text: str, state: str = "running") -> dict[str, Any]:
         "rate_nano_per_hour": 900_000_000,
         "spent_nano": 5,
         "unspent_nano": 5,
-        "budget_nano": 10**9,
+        "budgets": [{**BUDGET, "key": text, "scope": text}],
         "run": text,
         "step": text,
         "message": text,
@@ -225,8 +228,9 @@ def test_cli_names(site: Site) -> None:
 )
 def test_settings(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"CIUIC_{name}", value)
-    with pytest.raises(ValueError, match=name.lower()):
+    with pytest.raises(UsageError, match=f"CIUIC_{name}=") as told:
         Settings()
+    assert str(told.value).isprintable()
 
 
 @ROOM.attack(

@@ -66,7 +66,7 @@ def asked(jupyter: Jupyter, method: str, path: str, headers: dict[str, str], **o
 
 def test_the_table_is_whole() -> None:
     assert {path for _, path in table()} >= {"watch", "snapshot", "plane/start", "history", "sessions/s/pause"}
-    assert len(table()) == 12
+    assert len(table()) == 13
 
 
 STRANGERS: dict[str, dict[str, str]] = {

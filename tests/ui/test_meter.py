@@ -20,7 +20,9 @@ def view(**changes):
     now = time.time()
     return dict(name="fed", state="running", instance="local.cpu", currency="USD", rate_nano_per_hour=36_000_000_000,
                 spent_nano=1_000_000_000, as_of=now, billed_seconds=100, unbilled_seconds=0, unspent_nano=0,
-                budget_nano=0, last_seq=0, pause_pending=False, **changes)
+                budgets=[dict(key="day", scope="day", budget_nano=2_000_000_000, spent_nano=1_000_000_000,
+                              rate_nano_per_hour=36_000_000_000, mark=50)],
+                last_seq=0, pause_pending=False, **changes)
 def act(action):
     pressed.set()
     return {**view(), "pause_pending": True}
@@ -31,6 +33,13 @@ SHOW = "meter.update(view(idle=dict(verdict='idle', release_at=time.time() + 125
 
 def amount(page: Page) -> float:
     return float(pages.shown_number(page.locator(".ciuic-spent .ciuic-number").first).lstrip("$"))
+
+
+def budget(page: Page) -> tuple[int, float]:
+    """Return the percent that a budget's bar says, and those that it shows."""
+    filled = "svg => 100 * svg.querySelector('rect').getBoundingClientRect().width / svg.getBoundingClientRect().width"
+    number = pages.shown_number(page.locator(".ciuic-budget .ciuic-number").first)
+    return int(number), float(page.locator(".ciuic-budget .ciuic-bar svg").first.evaluate(filled))
 
 
 def countdown(page: Page) -> int:
@@ -52,11 +61,14 @@ def test_amount_and_countdown_go_on_while_the_kernel_says_nothing(page: Page, la
     )
     pages.count_kernel_messages(page)
     first, started, left = amount(page), time.monotonic(), countdown(page)
+    expect(page.locator(".ciuic-budget")).to_contain_text("past 50%")
     image = page.locator(".ciuic-spent").screenshot(animations="allow")
     until(lambda: amount(page) >= first + 0.05, "five more cents", 20)
     seconds = time.monotonic() - started
     assert amount(page) - first == pytest.approx(0.01 * seconds, abs=0.012)
     assert left - countdown(page) == pytest.approx(seconds, abs=1.5)
+    for share in budget(page):
+        assert share == pytest.approx(50 * amount(page), abs=1.6)
     assert page.locator(".ciuic-spent").screenshot(animations="allow") != image
     assert pages.messages(page) == []
 

@@ -273,6 +273,42 @@ def test_two_tabs_show_the_same_each_by_one_line(page: Page, own: Server) -> Non
     assert len(lines) == 1
 
 
+def test_a_cell_is_quoted_from_its_menu_and_from_the_history(page: Page, own: Server, artifacts: Path) -> None:
+    own.write("quoted.ipynb", [f"{LOAD}\n%ciuic_status", "%%ciuic_train\nimport time\ntime.sleep(0.2)"], "ipk740")
+    pages.open_notebook(page, own, "quoted.ipynb")
+    panel = open_panel(page)
+    pages.run_cells(page, 1)  # which starts the plane
+    pages.wait_done(page, 0)
+    expect(panel.get_by_role("alert")).to_have_count(0, timeout=SLOW)
+    cell = page.locator(".jp-CodeCell").nth(1)
+
+    def quoted() -> Locator:
+        cell.locator(".jp-InputArea-editor").click(button="right")
+        page.get_by_role("menuitem", name="Quote this cell").click()
+        table = page.locator(".jp-Dialog").get_by_role("table", name="Quote")
+        expect(table).to_contain_text("local.cpu")
+        return table
+
+    expect(quoted()).to_contain_text("$0.9000 an hour")
+    expect(page.locator(".jp-Dialog")).to_contain_text("This cell has not run to its end yet.")
+    page.keyboard.press("Escape")
+    pages.run_cells(page, 2)
+    expect(card(page, "quoted").get_by_role("status")).to_have_text("Ready", timeout=SLOW)
+    pages.wait_done(page, 1)
+    table = quoted()
+    expect(table).to_contain_text("measured 1 × here")
+    expect(table).to_contain_text("assumed as fast as local.cpu")
+    page.screenshot(path=artifacts / "panel-quote.png")
+    page.keyboard.press("Escape")
+    panel.get_by_text("History").click()
+    panel.locator(".ciuic-rows summary", has_text="import time").first.click()
+    expect(panel.get_by_role("table", name="Quote")).to_contain_text("measured 1 × here")
+    in_both_themes(page, artifacts, "again")
+    page.locator(".jp-CodeCell").first.locator(".jp-InputArea-editor").click(button="right")
+    expect(page.get_by_role("menuitem", name="Cut Cell")).to_be_visible()
+    expect(page.get_by_role("menuitem", name="Quote this cell")).to_have_count(0)
+
+
 def test_notebook_7_has_the_button_and_the_panel(page: Page, notebook7: Server, artifacts: Path) -> None:
     notebook7.write("seven.ipynb", [LOAD, "%%ciuic_train\nx = 1"], "ipk740")
     pages.open_notebook(page, notebook7, "seven.ipynb", app="notebook")
@@ -303,6 +339,11 @@ def fed(name: str, **changes: Any) -> dict[str, Any]:
     }
 
 
+def budget(cap: int, scope: str = "session", **changes: Any) -> dict[str, Any]:
+    plain = {"key": scope, "scope": scope, "budget_nano": cap, "spent_nano": 10**9, "percent": 0, "mark": 0}
+    return {**plain, "rate_nano_per_hour": 900_000_000, **changes}
+
+
 class Feed:
     """A page's watch, spoken by the test in place of the server."""
 
@@ -326,7 +367,7 @@ class Feed:
 def test_names_and_amounts_of_any_kind_are_text_that_fits(page: Page, own: Server, artifacts: Path) -> None:
     rtl = "جلسة التدريب \u202e123"
     small, huge = {"spent_nano": 1, "rate_nano_per_hour": 0}, {"spent_nano": 10**18, "rate_nano_per_hour": 0}
-    long, dear = fed("n" * 10_000, **huge), fed("训练🙂", rate_nano_per_hour=10**18, budget_nano=1_300_000_000)
+    long, dear = fed("n" * 10_000, **huge), fed("训练🙂", rate_nano_per_hour=10**18, budgets=[budget(1_300_000_000)])
     Feed(page, [fed(ODD, **small), long, fed(rtl), dear])
     own.write("odd.ipynb", [""], "ipk740")
     pages.open_notebook(page, own, "odd.ipynb")
@@ -341,6 +382,30 @@ def test_names_and_amounts_of_any_kind_are_text_that_fits(page: Page, own: Serve
         fits = "element => element.scrollWidth <= element.clientWidth && element.getBoundingClientRect().height < 420"
         assert element.evaluate(fits), element.inner_text()[:200]
     panel.screenshot(path=artifacts / "panel-odd.png")
+
+
+def test_every_budget_has_a_bar_and_its_marks_are_said(page: Page, own: Server, artifacts: Path) -> None:
+    given = [
+        budget(1_250_000_000, "run", spent_nano=1_050_000_000, mark=80),
+        budget(2 * 10**9, "day", mark=50),
+        budget(50 * 10**9, "month"),
+        budget(10**9, "user", mark=100),
+    ]
+    rests = {"state": "paused", "rate_nano_per_hour": 0, "budgets": given[1:3]}
+    feed = Feed(page, [fed("works", budgets=given), fed("rests", **rests)])
+    own.write("budgets.ipynb", [""], "ipk740")
+    pages.open_notebook(page, own, "budgets.ipynb")
+    panel = open_panel(page)
+    bars = card(page, "works").locator(".ciuic-budget")
+    expect(bars).to_have_count(4)
+    for at, text in enumerate(("This cell: 84% of $1.25past 80%", "Today: 50% of $2.00past 50%", "This month: 2%")):
+        expect(bars.nth(at)).to_contain_text(text)
+    expect(bars.nth(3).get_by_role("alert")).to_have_text("reached")
+    expect(card(page, "rests").locator(".ciuic-budget")).to_have_count(1)  # nothing is spent of the month's here
+    feed.say({"type": "session", "session": fed("works", budgets=[{**given[2], "mark": 50}])})
+    expect(bars).to_have_count(1)
+    expect(bars.get_by_role("alert")).to_have_text("past 50%")
+    panel.screenshot(path=artifacts / "panel-budgets.png")
 
 
 def test_keyboard_keeps_its_place_through_every_state(page: Page, own: Server) -> None:
