@@ -309,6 +309,10 @@ class PlaneClient:
         query: dict[str, Any] = {"limit": limit} | ({"session": session} if session else {})
         return dict(self._json("GET", "/history", params=query))
 
+    def advice(self, session: str | None = None) -> View:
+        """Return what the measurements of a session, or of all, say could cost less."""
+        return dict(self._json("GET", "/advice", params={"session": session} if session else {}))
+
     def same_cell(self, run: str) -> View:
         """Return all runs of the cell that a run is of, oldest first."""
         return dict(self._json("GET", "/same", params={"run": run}))

@@ -65,14 +65,19 @@ class Context:
             raise OutOfCapacity(f"session {book.name} lives on provider {name!r}, which is not set up here")
         return self.providers[name]
 
-    async def find_offer(self, instance: str) -> Offer:
-        """Return the offer of an instance type, or the cheapest that fits `auto:...`; OutOfCapacity lists them."""
+    async def offers(self) -> tuple[list[Offer], ProviderError | None]:
+        """Return what all providers offer now, and what is wrong with one that can't say."""
         offers, wrong = [], None
         for provider in self.providers.values():
             try:
                 offers += await provider.offers()
             except ProviderError as error:  # of one that keeps nobody from the others
                 wrong = error
+        return offers, wrong
+
+    async def find_offer(self, instance: str) -> Offer:
+        """Return the offer of an instance type, or the cheapest that fits `auto:...`; OutOfCapacity lists them."""
+        offers, wrong = await self.offers()
         wish = wish_of(instance)
         if wish is not None:
             return cheapest(offers, wish, self.settings.currency)

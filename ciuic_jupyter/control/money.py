@@ -9,6 +9,8 @@ from typing import Any
 import typer
 
 from ciuic_jupyter.control.prices import bundled, own_table, usage_of
+from ciuic_jupyter.core.advice import NO_ADVICE
+from ciuic_jupyter.core.advice import lines as advice_lines
 from ciuic_jupyter.core.money import format_money
 from ciuic_jupyter.core.offers import (
     ARTICLE_ABOUT,
@@ -24,6 +26,7 @@ from ciuic_jupyter.core.offers import (
     compare,
     hours_of,
 )
+from ciuic_jupyter.core.words import plain
 
 Lines = Callable[[Iterable[Iterable[str]]], None]
 _UNKNOWN = "unknown"
@@ -212,6 +215,15 @@ def _same(row: dict[str, Any], first: dict[str, Any], epochs: int | None) -> lis
     times = _hours(round(float(row["machine_seconds"]) * 1000))
     amounts = [format_money(nano, currency) for nano in (spent, int(row["always_on_nano"]))]
     return [str(row["key"]), at, str(row["instance"]), str(row["state"]), times, *amounts, per, against]
+
+
+def show_advice(view: dict[str, Any]) -> None:
+    """Print what could cost less, each with its evidence and what to do; or that nothing measured says so."""
+    if not view["advice"]:
+        typer.echo(NO_ADVICE)
+    for one in view["advice"]:
+        for text in advice_lines(one):
+            typer.echo(plain(text))
 
 
 def show_history(rows: Sequence[dict[str, Any]], lines: Lines) -> None:

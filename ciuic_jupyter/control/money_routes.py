@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 
-from ciuic_jupyter.control import prices, report
+from ciuic_jupyter.control import advising, prices, report
 from ciuic_jupyter.control.plane import Plane
 from ciuic_jupyter.errors import UnknownSession
 
@@ -18,7 +19,13 @@ class MoneyRoutes:
     def __init__(self, plane: Plane) -> None:
         self._plane = plane
         self.router = APIRouter(prefix="/v1")
-        for path, handler in (("/usage", self.usage), ("/report", self.report), ("/same", self.same)):
+        routes: dict[str, Callable[..., Awaitable[JSONResponse]]] = {
+            "/usage": self.usage,
+            "/report": self.report,
+            "/same": self.same,
+            "/advice": self.advice,
+        }
+        for path, handler in routes.items():
             self.router.add_api_route(path, handler, methods=["GET"], response_model=None)
 
     async def report(self, by: Annotated[str, Query(max_length=20)], session: str | None = None) -> JSONResponse:
@@ -27,6 +34,10 @@ class MoneyRoutes:
             self._plane.runner(session)
         context = self._plane.context
         return JSONResponse(report.report(context.books.lives, context, by, session=session))
+
+    async def advice(self, session: str | None = None) -> JSONResponse:
+        """What the measurements say could cost less."""
+        return JSONResponse(await advising.advice(self._plane, session))
 
     async def same(self, run: Annotated[str, Query(max_length=200)]) -> JSONResponse:
         """All runs of the cell that a run is of."""

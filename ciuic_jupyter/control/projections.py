@@ -12,6 +12,7 @@ from ciuic_jupyter.core.session import State, meter_open
 from ciuic_jupyter.errors import LedgerError
 
 _STARTS = ("machine_started", "kernel_ready")  # a pause that was asked for meanwhile waits on
+_FAILURES = ("kernel_died", "machine_lost", "machine_lost_saved")
 
 
 @dataclass
@@ -64,6 +65,8 @@ class Run:
     resumed_seq: int = 0
     boundary: dict[str, Any] | None = None  # where it last stood suspended: `checkpoint`, `after` (an event), `where`
     seen_seq: int = 0  # events up to here were looked at when it was suspended
+    usage: dict[str, Any] | None = None  # what its samples said; rows of before have none
+    before: dict[str, Any] | None = None  # what those said between the cell before on the same machine, and it
 
     @property
     def state(self) -> str:
@@ -113,6 +116,7 @@ class Book:
     receipts: list[dict[str, Any]] = field(default_factory=list)
     save_seconds: list[float] = field(default_factory=list)
     restore_seconds: list[float] = field(default_factory=list)
+    failures: int = 0  # machines or kernels that went without a word, with what they had not saved
 
     @property
     def open_segment(self) -> Segment | None:
@@ -230,6 +234,7 @@ class Books:
     def _state(self, book: Book, entry: Entry) -> None:
         book.state = State(entry.body["to"])
         book.goal = entry.body.get("goal", book.goal)
+        book.failures += entry.body["event"] in _FAILURES
         if entry.body["event"] not in _STARTS:
             pausing = entry.body["event"] == "pause"
             if pausing and not book.pausing:
@@ -305,16 +310,19 @@ class Books:
         run = book.runs.get(entry.body["run"])
         if run is not None and run.status == "queued":
             run.status, run.started_ms, run.first_seq = "running", entry.body["at_ms"], entry.body["first_seq"]
+            run.before = entry.body.get("before")
 
     def _run_end(self, book: Book, entry: Entry) -> None:
         run = book.runs.get(entry.body["run"])
         if run is not None:
             run.status, run.ended_ms, run.last_seq = entry.body["status"], entry.body["at_ms"], entry.body["last_seq"]
+            run.usage = entry.body.get("usage", run.usage)
 
     def _run_suspend(self, book: Book, entry: Entry) -> None:
         run, body = book.runs[entry.body["run"]], entry.body
         run.status, run.seen_seq = "suspended", body["seen"]
         run.ended_ms = run.last_seq = None
+        run.usage = body.get("usage", run.usage)
         if run.boundary is None or run.boundary["checkpoint"] != body["checkpoint"]:
             run.boundary = {name: body[name] for name in ("checkpoint", "after", "where")}
 

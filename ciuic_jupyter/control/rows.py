@@ -112,7 +112,8 @@ def suspend(runner: Runner, saved: Facts, at_ms: int, *, ended: bool = False) ->
         return []
     seen = runner.mirror.last_seq
     body = {"run": run, "checkpoint": saved["seq"], "after": min(int(held["seq"]), seen), "seen": seen}
-    body |= {"where": str(held.get("where") or ""), "at_ms": at_ms}
+    usage = runner.tally.view() if runner.current == run else known.usage if known is not None else None
+    body |= {"where": str(held.get("where") or ""), "at_ms": at_ms, "usage": usage}
     return [*found, Row("run_suspend", body, session=book.name)]
 
 
@@ -124,6 +125,7 @@ def _receipt(runner: Runner, step: Step, facts: Facts, at_ms: int) -> Row:
     energy = runner.energy.view()
     body = {
         "energy": energy,
+        "between": runner.tally.view() if runner.current is None else None,
         "carbon": emitted(energy, runner.context.settings.grid_region, regions()),
         "at": end / 1000,
         "reason": facts["reason"],

@@ -26,6 +26,7 @@ from ciuic_jupyter.control.views import session_view
 from ciuic_jupyter.control.watch import IdleWatch
 from ciuic_jupyter.core.carbon import EnergyMeter
 from ciuic_jupyter.core.session import Command, Event, State, is_live, step
+from ciuic_jupyter.core.usage import Tally
 from ciuic_jupyter.errors import AgentUnavailable, CiuicError, IllegalTransition, SaveFailed, UsageError
 from ciuic_jupyter.kernels.eventlog import EventLog
 from ciuic_jupyter.kernels.protocol import decode
@@ -58,6 +59,7 @@ class Runner:
         self.message = ""
         self.usage: Header | None = None
         self.energy = EnergyMeter()  # of the machine there is
+        self.tally = Tally()  # of the run under way, or of the time since the one before
         self.trace = UsageTrace()
         self.saved_share: float | None = None  # of a save under way, where the kernel tells
         self.cap = Cap(self)
@@ -126,6 +128,7 @@ class Runner:
         self.retry.call_off()
         if self.current is not None:
             self.runs.lost(self.current)
+        self.tally = Tally()
         self.spawn(self.hand.disconnect())
 
     async def offer(self, event: Event, **facts: Any) -> bool:
@@ -456,9 +459,12 @@ class Runner:
         self.continuing.hello(int(header["last_seq"]))
         self.hand.hello(int(header.get("checkpoint") or 0))
         if run is not None:
+            known = self.book.runs.get(run)
+            if self.current != run:  # it began, or went on, where we did not hear of it
+                self.tally = Tally(known.usage if known is not None else None)
             self.current = str(run)
-            if run in self.book.runs:
-                self.book.runs[run].status = "running"
+            if known is not None:
+                known.status = "running"
         self._kernel(str(header.get("kernel")), header.get("restored"), str(header.get("error") or ""))
         self.hold.hello(bool(header.get("held")), header.get("stages"))
         self.spawn(self.settle())  # a cell or a pause may wait since before we were restarted
@@ -510,6 +516,7 @@ class Runner:
         self.watch.take(header, self.context.clock.boot())
         self.trace.take(header, self.context.clock.boot())
         self.energy.take(header, self.context.clock.boot())
+        self.tally.take(header, self.context.clock.boot())
         if self.context.watched is not None:
             self.context.watched.sampled(self.book.name, self.current is not None)
         if self.current is not None:

@@ -214,6 +214,18 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
             return report.cost(client.cost(check_name(given) if given else None), given)
 
     @magic_arguments()
+    @_session
+    @line_magic
+    def ciuic_advice(self, line: str) -> report.Report:
+        """Show what could cost less, each with its evidence and amount, for one session or for all; or nothing.
+
+        Example: %ciuic_advice
+        """
+        with one_line():
+            given = self._read(self.ciuic_advice, line).session
+            return report.advice(self.desk.open().advice(check_name(given) if given else None))
+
+    @magic_arguments()
     @argument(
         "session", nargs="?", metavar="session|run", help="a session's name or a run's id; without it, the last run"
     )

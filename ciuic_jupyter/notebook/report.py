@@ -9,6 +9,7 @@ from html import escape
 from typing import Any
 
 from ciuic_jupyter.core import carbon
+from ciuic_jupyter.core.advice import NO_ADVICE
 from ciuic_jupyter.core.money import format_money
 from ciuic_jupyter.notebook import card, style
 from ciuic_jupyter.notebook.tick import spoken
@@ -272,6 +273,18 @@ def spent(body: Mapping[str, Any]) -> Report:
     notes = () if rows else ("Nothing was spent yet.",)
     session = f" of session {body['session']}" if body.get("session") else ""
     return Report(f"Cost by {body['by']}{session}", [Table("", rows, right=4)] if rows else [], notes, data=dict(body))
+
+
+def advice(body: Mapping[str, Any]) -> Report:
+    """Return what could cost less, each with its amount, evidence and what to do; or that nothing says so."""
+    tables = []
+    for one in body.get("advice") or ():
+        amount = f"{one['sure']} {_money(one, 'saves_nano')}"
+        rows = [("could save", amount), ("seen", str(one["evidence"])), ("do", str(one["todo"]))]
+        tables.append(Table(f"{one['session']}: {one['kind']}", rows))
+    title = f"Advice · {body['session']}" if body.get("session") else "Advice · all sessions"
+    note = "Amounts may be for the same time; don't add them." if tables else NO_ADVICE
+    return Report(title, tables, (note,), data=dict(body))
 
 
 def _cost_rows(body: Mapping[str, Any]) -> list[tuple[str, str, str]]:
