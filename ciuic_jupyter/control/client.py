@@ -185,7 +185,7 @@ class PlaneClient:
         """Queue a cell; `run` is the caller's own id for it, so that calling twice runs it once.
 
         `checkpoint_every`: seconds between checkpoints in the middle of it; `grace`: seconds a pause waits for a loop
-        boundary before the session's view has choices; `trace`: names of modules to pause inside, too.
+        boundary before the session's view has choices; `trace`: names of modules to pause inside, too; `flops`: count.
         """
         body = {"run": run, "code": code, "cell_id": cell_id, "detach": detach, **options}
         return dict(self._json("POST", self._session(name, "/runs"), json=body))

@@ -67,6 +67,8 @@ class Run:
     seen_seq: int = 0  # events up to here were looked at when it was suspended
     usage: dict[str, Any] | None = None  # what its samples said; rows of before have none
     before: dict[str, Any] | None = None  # what those said between the cell before on the same machine, and it
+    count_flops: bool = False
+    flops: dict[str, Any] | None = None  # what it computed, as the kernel's `resume.flops` tells, by now or by its end
 
     @property
     def state(self) -> str:
@@ -298,7 +300,7 @@ class Books:
         run = Run(body["run"], body["code"], body["cell_id"], body["at_ms"])
         run.checkpoint_every, run.grace = body.get("checkpoint_every"), body.get("grace")
         run.trace = tuple(body.get("trace", ()))
-        run.budget_nano = body.get("budget_nano")
+        run.budget_nano, run.count_flops = body.get("budget_nano"), body.get("flops", False)
         book.runs.setdefault(body["run"], run)
 
     def _run_every(self, book: Book, entry: Entry) -> None:
@@ -317,12 +319,14 @@ class Books:
         if run is not None:
             run.status, run.ended_ms, run.last_seq = entry.body["status"], entry.body["at_ms"], entry.body["last_seq"]
             run.usage = entry.body.get("usage", run.usage)
+            run.flops = entry.body.get("flops", run.flops)
 
     def _run_suspend(self, book: Book, entry: Entry) -> None:
         run, body = book.runs[entry.body["run"]], entry.body
         run.status, run.seen_seq = "suspended", body["seen"]
         run.ended_ms = run.last_seq = None
         run.usage = body.get("usage", run.usage)
+        run.flops = body.get("flops", run.flops)
         if run.boundary is None or run.boundary["checkpoint"] != body["checkpoint"]:
             run.boundary = {name: body[name] for name in ("checkpoint", "after", "where")}
 

@@ -223,11 +223,12 @@ class Runner:
         grace: float | None = None,
         trace: tuple[str, ...] = (),
         budget_nano: int | None = None,
+        flops: bool = False,
     ) -> None:
         """Queue a cell, once; return when the ledger has it, or the agent, who tells of it after a restart of ours.
 
         `checkpoint_every`: seconds between checkpoints of it; `grace`: seconds a pause waits for it to hold, unasked;
-        `trace`: modules to pause inside, too.
+        `trace`: modules to pause inside, too; `flops`: count them.
         """
         if run in self.book.runs:
             return
@@ -239,12 +240,13 @@ class Runner:
         )
         if budget_nano is None and self.context.purse is not None:
             budget_nano = self.context.purse.per_run
-        self.book.runs[run].budget_nano = budget_nano
+        self.book.runs[run].budget_nano, self.book.runs[run].count_flops = budget_nano, flops
         options = {
             "checkpoint_every": checkpoint_every,
             "grace": grace,
             "trace": list(trace),
             "budget_nano": budget_nano,
+            **({"flops": True} if flops else {}),
         }
         body = {"run": run, "code": code, "cell_id": cell_id, "at_ms": at_ms, **options}
         sending = self.pump()
@@ -409,6 +411,7 @@ class Runner:
                 "code": run.code,
                 "cell_id": run.cell_id,
                 **({"trace": list(run.trace)} if run.trace else {}),
+                **({"flops": True} if run.count_flops else {}),
             }
             await self.hand.link.request("run", run=run.run, allow_stdin=True, **cell)
         except CiuicError as error:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ciuic_jupyter.control import rows
 from ciuic_jupyter.control.ledger import Row
 from ciuic_jupyter.control.projections import Run
+from ciuic_jupyter.core.flops import told
 from ciuic_jupyter.core.session import State
 from ciuic_jupyter.core.usage import Tally
 
@@ -31,6 +32,8 @@ class Runs:
         elif kind == "run_resumed":
             self._resumed(run, seq)
         elif kind == "run_ended" and not (status == "died" and self._runner.book.holds(run)):  # then it is suspended
+            if (known := self._runner.book.runs.get(run)) is not None and "flops" in header:
+                known.flops = told(header["flops"])
             self.ended(run, status, seq)
 
     def _started(self, run: str, header: Header, seq: int) -> None:
@@ -113,7 +116,8 @@ class Runs:
         book = self._runner.book
         known, at_ms = book.runs.get(run), self._runner.context.now_ms()
         usage = known.usage if known is not None else None
-        body = {"run": run, "status": status, "last_seq": seq, "at_ms": at_ms, "usage": usage}
+        body: dict[str, Any] = {"run": run, "status": status, "last_seq": seq, "at_ms": at_ms, "usage": usage}
+        body |= {"flops": known.flops} if known is not None and known.flops is not None else {}
         idem = f"run_end:{book.life}:{run}:{seq}" if seq is not None else None
         return Row("run_end", body, session=book.name, idem=idem)
 

@@ -74,6 +74,7 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
         "--grace", metavar="60", help="seconds a pause waits for a loop boundary before it asks what to do instead"
     )
     @argument("--trace-modules", metavar="pkg,mod", help="your own modules: pause inside their loops, too")
+    @argument("--flops", action="store_true", help="count them with torch's counter: $ a PFLOP, use of the GPU's peak")
     @argument("--detach", action="store_true", help="don't wait; %%ciuic_attach shows the outputs at any time")
     @argument("--no-meter", action="store_true", help="show no meter")
     @cell_magic
@@ -102,13 +103,15 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
                     client.push(name, plan.payload)
                 self._follow(plan, after=int(view.get("last_seq") or 0))
                 training.fetch_or_say(client, plan, self.shell.user_ns, say)
+                if plan.flops and not plan.detach:
+                    say(training.counted(client, plan))
 
     def _follow(self, plan: training.Plan, after: int) -> None:
         client = self.desk.client
 
         def submit() -> None:
             more = {"checkpoint_every": plan.checkpoint_every, "grace": plan.grace, "trace": plan.trace or None}
-            more["budget_nano"] = plan.run_budget_nano
+            more |= {"budget_nano": plan.run_budget_nano, "flops": plan.flops or None}
             asked = {name: value for name, value in more.items() if value is not None}
             client.run(plan.session, plan.run, plan.code, cell_id=self.desk.cell_id(), detach=plan.detach, **asked)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
-from ciuic_jupyter.core import carbon
+from ciuic_jupyter.core import carbon, flops
 from ciuic_jupyter.core.advice import NO_ADVICE
 from ciuic_jupyter.core.money import format_money
 from ciuic_jupyter.notebook import card, style
@@ -117,7 +117,7 @@ def receipt(session: str, body: Mapping[str, Any]) -> Report:
         del money[0]
     now = f"compute {card.rate_text(0, currency)}/h; storage {storage}/h"
     tables = [Table("", [*money, ("from now on", "", now)], right=1), *_saved(body)]
-    rows = carbon.lines(body.get("energy"), body.get("carbon"))
+    rows = [*carbon.lines(body.get("energy"), body.get("carbon")), *flops.lines(body.get("flops"))]
     tables += [Table("", rows)] if rows else []
     notes = []
     if body.get("at"):
