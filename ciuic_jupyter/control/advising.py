@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from ciuic_jupyter.control.counted import known_peaks
 from ciuic_jupyter.control.projections import Book, Run, Segment
 from ciuic_jupyter.control.report import run_row
 from ciuic_jupyter.core.advice import Facts, Gap, Ran, Stretch, advise
+from ciuic_jupyter.core.flops import shorter_in_bf16
+from ciuic_jupyter.errors import CiuicError
 from ciuic_jupyter.providers.base import Offer
 
 if TYPE_CHECKING:
     from ciuic_jupyter.control.context import Context
     from ciuic_jupyter.control.plane import Plane
+    from ciuic_jupyter.control.runner import Runner
+
+_log = logging.getLogger(__name__)
+
+_MOST = 3  # on a receipt
 
 View = dict[str, Any]
+Now = tuple[str | None, View | None]
 
 
 async def advice(plane: Plane, session: str | None) -> View:
@@ -25,20 +35,44 @@ async def advice(plane: Plane, session: str | None) -> View:
     offers, _ = await context.offers()
     found = []
     for runner in runners:
-        between = runner.tally.view() if runner.live and runner.current is None else None
-        facts = facts_of(runner.book, context, offers, between)
+        facts = facts_of(runner.book, context, offers, now_of(runner))
         about = {"session": runner.book.name, "currency": facts.currency}
         found += [{**about, **asdict(one)} for one in advise(facts)]
     return {"session": session, "advice": found, "as_of": context.now_ms() / 1000}
 
 
-def facts_of(book: Book, context: Context, offers: Sequence[Offer], between: Mapping[str, Any] | None) -> Facts:
-    """Return what is known of a session's newest life; `between`: samples since its last cell, on a live machine."""
-    now_ms, lives = context.now_ms(), context.books.lives
+def brief(runner: Runner, end_ms: int) -> list[View]:
+    """Return the first of what the ledger and the samples support at a machine's end: kind, amount, how sure.
+
+    Nothing that is wrong with them keeps the machine from being given back.
+    """
+    try:
+        found = advise(facts_of(runner.book, runner.context, (), now_of(runner), end_ms))
+    except (ArithmeticError, LookupError, TypeError, ValueError, CiuicError):
+        _log.exception("%s: no advice for the receipt", runner.book.name)
+        return []
+    return [{"kind": one.kind, "saves_nano": one.saves_nano, "sure": one.sure} for one in found[:_MOST]]
+
+
+def now_of(runner: Runner) -> Now:
+    """Return the run under way on a live machine, if any, and what the samples of now belong to."""
+    return (runner.current, runner.tally.view()) if runner.live else (None, None)
+
+
+def facts_of(
+    book: Book, context: Context, offers: Sequence[Offer], now: Now = (None, None), now_ms: int | None = None
+) -> Facts:
+    """Return what is known of a session's newest life, at `now_ms` if that is not now; `now` as `now_of` returns it."""
+    now_ms, lives = context.now_ms() if now_ms is None else now_ms, context.books.lives
+    (current, seen), between = now, None if now[0] else now[1]
     currency, (save, restore) = str(book.offer["currency"]), context.timings(book)
     on_ms = sum(segment.length_ms(now_ms) for life in lives for segment in life.segments)
     return Facts(
-        runs=[_ran(book, run, now_ms) for run in book.runs.values() if run.started_ms is not None],
+        runs=[
+            _ran(book, run, now_ms, seen if run.run == current else None)
+            for run in book.runs.values()
+            if run.started_ms is not None
+        ],
         here=Offer(**book.offer),
         currency=currency,
         stretches=[_stretch(book, one, now_ms, between) for one in book.segments if one.currency == currency],
@@ -52,9 +86,12 @@ def facts_of(book: Book, context: Context, offers: Sequence[Offer], between: Map
     )
 
 
-def _ran(book: Book, run: Run, now_ms: int) -> Ran:
+def _ran(book: Book, run: Run, now_ms: int, seen: View | None) -> Ran:
     row = run_row(book, run, now_ms)
-    return Ran(run.run, row["machine_seconds"], row["spent_nano"], run.usage, run.checkpoint_every)
+    bf16 = shorter_in_bf16(run.flops, known_peaks()) if run.flops is not None else None
+    return Ran(
+        run.run, row["machine_seconds"], max(0, row["spent_nano"]), seen or run.usage, run.checkpoint_every, bf16
+    )
 
 
 def _stretch(book: Book, segment: Segment, now_ms: int, between: Mapping[str, Any] | None) -> Stretch:

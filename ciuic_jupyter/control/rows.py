@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from ciuic_jupyter.control.advising import brief
 from ciuic_jupyter.control.counted import on_machine
 from ciuic_jupyter.control.ledger import Row
 from ciuic_jupyter.core.carbon import Region, emitted, grid
@@ -135,6 +136,7 @@ def _receipt(runner: Runner, step: Step, facts: Facts, at_ms: int) -> Row:
     body = {
         "energy": energy,
         "flops": on_machine(book, (checkpoint or {}).get("report", {}).get("run"), end),
+        "advice": brief(runner, end),
         "between": runner.tally.view() if runner.current is None else None,
         "carbon": emitted(energy, runner.context.settings.grid_region, regions()),
         "at": end / 1000,

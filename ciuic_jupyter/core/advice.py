@@ -23,6 +23,7 @@ WAITS_SHARE = 0.3  # of a run the GPU waits: below it, overlap of two steps and 
 GPU_USED_PERCENT = 30.0  # a run whose GPU was never busier than that does not wait for data: it hardly uses the GPU
 SMALL_GPU_PERCENT = 60.0  # mean use: above it a larger batch gains little
 SMALL_MEMORY_SHARE = 0.4  # of the memory: a batch of twice the size fits even if all of it were activations
+BF16_SHARE = 0.05  # of a run's time: products that would take less of it less are not what it is spent on
 UNUSED_PERCENT = 5.0  # of a GPU's time at its busiest: what a driver or a desktop does with one nobody uses
 UNUSED_MEMORY_SHARE = 0.05  # of its memory: a CUDA context that was made and left
 MACHINE_SECONDS = 600.0  # of runs seen before a machine is called too large
@@ -69,6 +70,7 @@ class Ran:
     spent_nano: int
     usage: Mapping[str, Any] | None = None  # as `usage.Tally.view` returns it
     every: float | None = None  # seconds between checkpoints in its middle
+    bf16: tuple[float, str] | None = None  # as `flops.shorter_in_bf16` returns it, of a run that was counted
 
     @property
     def known(self) -> Mapping[str, Any] | None:
@@ -154,10 +156,11 @@ class Facts:
 def advise(facts: Facts) -> list[Advice]:
     """Return all that the facts support, the largest amount first."""
     large, cheaper = too_large(facts), cheaper_offer(facts)
-    found = [gpu_waits(facts.runs), small_batch(facts.runs), large, checkpoint_interval(facts), pauses(facts)]
+    found = [gpu_waits(facts.runs), small_batch(facts.runs), low_precision(facts.runs), large]
+    found += [checkpoint_interval(facts), pauses(facts)]
     if cheaper is not None and (large is None or large.todo != cheaper.todo):
         found.append(cheaper)
-    return sorted((one for one in found if one is not None), key=lambda one: -one.saves_nano)
+    return sorted((one for one in found if one is not None and one.saves_nano > 0), key=lambda one: -one.saves_nano)
 
 
 def gpu_waits(runs: Sequence[Ran]) -> Advice | None:
@@ -210,6 +213,26 @@ def small_batch(runs: Sequence[Ran]) -> Advice | None:
     )
     todo = "a larger batch (with the learning rate that goes with it), or a smaller GPU"
     return Advice("batch too small", evidence, sum(one[0] for one in found), MOST, todo, run.run)
+
+
+def low_precision(runs: Sequence[Ran]) -> Advice | None:
+    """Say that products run in fp32 or TF32 on a GPU that has bf16; only of runs whose FLOPs were counted.
+
+    Autocast is off for what was counted so; under it parameters and sums stay fp32, and bf16 has fp32's range.
+    """
+    found = []
+    for run in runs:
+        if run.bf16 is not None and run.bf16[0] >= BF16_SHARE and run.seen() is not None:
+            found.append((int(run.spent_nano * min(1.0, run.bf16[0])), run, *run.bf16))
+    if not found:
+        return None
+    _, run, share, seen = max(found, key=lambda one: one[0])
+    evidence = (
+        f"{_runs(len(found))} that were counted; in run {run.run[:12]} {seen}: at the GPU's peak bf16 takes "
+        f"{100 * share:.0f} % of the run's time less"
+    )
+    todo = 'with torch.autocast("cuda", dtype=torch.bfloat16): around forward and loss; compare the loss of a short run'
+    return Advice("fp32 where bf16 would do", evidence, sum(one[0] for one in found), ABOUT, todo, run.run)
 
 
 def too_large(facts: Facts) -> Advice | None:
@@ -305,14 +328,17 @@ def _paused(stretch: Stretch, facts: Facts) -> list[Gap]:
 def _saved(stretch: Stretch, gaps: Sequence[Gap], facts: Facts) -> int:
     """Return what pausing in these gaps would have saved, in nano-units: less compute, more storage."""
     save, restore = round(1000 * facts.save_seconds), round(1000 * facts.restore_seconds)
-    parts, begin, stored = [], stretch.begin_ms, 0
+    parts, begin, kept = [], stretch.begin_ms, []
     for gap in sorted(gaps, key=lambda one: one.begin_ms):
         parts.append(gap.begin_ms + save - begin)
         begin = gap.end_ms if gap.last else gap.end_ms - restore
-        stored += cost(facts.storage_nano_per_hour, begin - gap.begin_ms - save)
+        kept.append(begin - gap.begin_ms - save)
     if begin < stretch.end_ms:
         parts.append(stretch.end_ms - begin)
-    return stretch.spent_nano - stretch.price(*parts) - stored if gaps else 0
+    if not gaps or min(*parts, *kept) < 0:  # a clock was set back meanwhile
+        return 0
+    stored = sum(cost(facts.storage_nano_per_hour, one) for one in kept)
+    return stretch.spent_nano - stretch.price(*parts) - stored
 
 
 def checkpoint_interval(facts: Facts) -> Advice | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -13,10 +12,11 @@ from ciuic_jupyter.core.words import plain
 from ciuic_jupyter.errors import UsageError
 
 PFLOP = 10**15
+_LONG = ("float32", "tf32")  # what autocast multiplies in bf16
 KINDS = ("float32", "tf32", "bfloat16", "float16", "float64")
 _HEAD = "gpu,kind,tflops,date,source"
 _MOST_TFLOPS = 100_000
-_MOST_KEYS, _MOST_TEXT, _MOST_FLOPS = 64, 120, 10**30  # of what a machine tells
+_MOST_KEYS, _MOST_TEXT, _MOST_FLOPS, _MOST_SECONDS = 64, 120, 10**30, 1e10  # of what a machine tells
 
 View = dict[str, Any]
 
@@ -57,12 +57,12 @@ def told(counted: Any) -> View | None:
     """
     if not isinstance(counted, dict):
         return None
-    by, gpus, seconds, why = (counted.get(name) for name in ("by", "gpus", "seconds", "why"))
+    by, gpus, seconds, why = counted.get("by"), counted.get("gpus"), counted.get("seconds"), counted.get("why")
     if not isinstance(by, dict) or not isinstance(gpus, dict) or max(len(by), len(gpus)) > _MOST_KEYS:
         return None
     if not all(type(number) is int and 0 <= number <= _MOST_FLOPS for number in by.values()):
         return None
-    if not isinstance(seconds, int | float) or not math.isfinite(seconds) or seconds < 0:
+    if not isinstance(seconds, int | float) or not 0 <= seconds <= _MOST_SECONDS:
         return None
     return {
         "by": {_text(key): number for key, number in by.items()},
@@ -113,6 +113,35 @@ def _utilisation(counted: View, known: Peaks) -> tuple[float | None, str | None,
     if counted["why"] is not None:
         return None, None, counted["why"]
     return at_peak / counted["seconds"] / len(used), "; ".join(dict.fromkeys(said)), None
+
+
+def shorter_in_bf16(counted: View, known: Peaks) -> tuple[float, str] | None:
+    """Return the share of the counted time that bf16 takes less for the same products, and what was seen, or None.
+
+    Both at the peak: products that are further from it in bf16 gain less. None where the GPU has no known peak in bf16,
+    or anything was counted on it that has no known peak.
+    """
+    at_peak = in_bf16 = 0.0
+    total, long, names, devices = 0, 0, set(), set()
+    for key, flops in counted["by"].items():
+        device, _, kind = key.rpartition(" ")
+        if not device.startswith("cuda") or not flops:
+            continue
+        name = str(counted["gpus"].get(device, ""))
+        peak, short = known.get((name, kind)), known.get((name, "bfloat16"))
+        if peak is None or short is None:
+            return None
+        total, seconds = total + flops, flops / (peak.tflops * 1e12)
+        at_peak += seconds
+        devices.add(device)
+        if kind in _LONG:
+            long, seconds = long + flops, flops / (short.tflops * 1e12)
+            names.add(name)
+        in_bf16 += seconds
+    if not long or counted["seconds"] <= 0 or counted["why"] is not None:
+        return None
+    seen = f"{100 * long / total:.0f} % of {number(total)} were counted in fp32 or TF32 on {', '.join(sorted(names))}"
+    return (at_peak - in_bf16) / counted["seconds"] / len(devices), seen
 
 
 def number(flops: int) -> str:

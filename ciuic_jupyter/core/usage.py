@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
+
+from ciuic_jupyter.core.words import plain
 
 GAP_SECONDS = 10.0  # without a sample: nothing is claimed about it
 WORKING_CPU = 50.0  # percent of one core: a thread that loads data or drives a GPU is above, a heartbeat below
 QUIET_CPU, QUIET_GPU = 10.0, 5.0  # percent: at most so much is nobody's work
 _MOST_GPUS = 16  # of one machine that are kept apart
+_MOST_PERCENT = 1e7  # of a core: a hundred thousand of them
+_MOST_BYTES = 1 << 60  # that any memory has
 
 View = dict[str, Any]
 
@@ -30,7 +33,7 @@ class Tally:
         """Take a sample frame of the agent, at `now` (seconds on one clock)."""
         seconds = now - self._at if self._at is not None else 0.0
         self._at = now
-        self._rss = max(self._rss, int(sample.get("rss_bytes") or 0))
+        self._rss = max(self._rss, _bytes(sample.get("rss_bytes")))
         if not 0 < seconds <= GAP_SECONDS:
             return
         self._samples += 1
@@ -57,17 +60,19 @@ class Tally:
         """Note each GPU and return the use of the busiest; None if there is none, or one can't be read."""
         busiest: float | None = None
         for told in sample.get("gpus") or ():
-            used, index = _percent(told.get("utilization_percent")), int(told["index"])
-            if used is None:
+            used, index = _percent(told.get("utilization_percent")), told.get("index")
+            if used is None or type(index) is not int:
                 return None
             busiest = used if busiest is None else max(busiest, used)
             if index not in self._gpus and len(self._gpus) == _MOST_GPUS:
                 continue
-            gpu = self._gpus.setdefault(index, {"index": index, "name": str(told.get("name", ""))[:100], **_NO_GPU})
+            gpu = self._gpus.setdefault(
+                index, {"index": index, "name": plain(str(told.get("name", ""))[:100]), **_NO_GPU}
+            )
             gpu["peak_percent"] = max(gpu["peak_percent"], used)
             gpu["seconds"] += seconds
             for name in ("memory_used_bytes", "memory_total_bytes"):
-                gpu[name] = max(gpu[name], int(told.get(name) or 0))
+                gpu[name] = max(gpu[name], _bytes(told.get(name)))
         return busiest
 
     def view(self) -> View | None:
@@ -86,7 +91,10 @@ _SUMS = (
 _NO_GPU = {"peak_percent": 0.0, "seconds": 0.0, "memory_used_bytes": 0, "memory_total_bytes": 0}
 
 
+def _bytes(told: Any) -> int:
+    return min(told, _MOST_BYTES) if type(told) is int and told > 0 else 0
+
+
 def _percent(told: Any) -> float | None:
-    """Return a reading that is one: a finite number of 0 or more."""
-    known = isinstance(told, int | float) and not isinstance(told, bool) and math.isfinite(told) and told >= 0
-    return float(told) if known else None
+    """Return a reading that can be one; NaN and infinity can't."""
+    return float(told) if type(told) in (int, float) and 0 <= told <= _MOST_PERCENT else None

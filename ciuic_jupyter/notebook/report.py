@@ -118,6 +118,9 @@ def receipt(session: str, body: Mapping[str, Any]) -> Report:
     now = f"compute {card.rate_text(0, currency)}/h; storage {storage}/h"
     tables = [Table("", [*money, ("from now on", "", now)], right=1), *_saved(body)]
     rows = [*carbon.lines(body.get("energy"), body.get("carbon")), *flops.lines(body.get("flops"))]
+    for one in body.get("advice") or ():
+        amount = format_money(int(one["saves_nano"]), currency)
+        rows.append(("advice", f"{one['kind']}: {one['sure']} {amount} (%ciuic_advice says why)"))
     tables += [Table("", rows)] if rows else []
     notes = []
     if body.get("at"):

@@ -80,10 +80,28 @@ async def test_idle_time_costs_what_the_same_life_with_pauses_would_not_have(clo
     await runner.pause()
     await reach(runner, State.PAUSED)
     closed = (await kinds(cloud))["pauses not used"]
+    assert runner.book.receipts[-1]["advice"] == [{key: closed[key] for key in ("kind", "saves_nano", "sure")}]
+    assert "advice  pauses not used: exact $" in report.receipt("s", runner.book.receipts[-1]).text()
     assert closed["saves_nano"] <= runner.book.compute_nano(now) and "in 2 gaps" in closed["evidence"]
     assert cloud.books().sessions["s"].runs["b"].before is not None
     await cloud.restart()
     assert (await kinds(cloud))["pauses not used"] == closed, "the ledger alone says the same"
+
+
+async def test_a_cell_under_way_is_advised_on_and_so_is_its_receipt(cloud: Cloud) -> None:
+    runner = await cloud.session()
+    await runner.submit("a", "loop", None)
+    await until(lambda: runner.book.runs["a"].started_ms is not None)
+    watch(cloud, runner, 200, 100.0, **gpus(50.0))
+    assert await kinds(cloud) == {}, "not enough samples"
+    for _ in range(60):
+        watch(cloud, runner, 5, 100.0, **gpus(50.0))
+    said = (await kinds(cloud))["gpu waits for data"]
+    assert said["run"] == "a" and "50 % of 495 s seen" in said["evidence"]
+    await runner.pause()
+    await reach(runner, State.PAUSED)
+    assert [one["kind"] for one in runner.book.receipts[-1]["advice"]] == ["gpu waits for data"]
+    assert (await kinds(cloud))["gpu waits for data"]["evidence"] == said["evidence"], "from its row now"
 
 
 async def test_work_between_cells_is_no_pause_that_was_missed(cloud: Cloud) -> None:
@@ -171,5 +189,5 @@ async def test_rows_of_before_say_nothing_of_usage(cloud: Cloud) -> None:
     assert Books(entries).sessions["s"].runs["a"].usage is not None
     old = Books(replace(one, body={key: one.body[key] for key in one.body if key not in NEW}) for one in entries)
     assert {run.usage or run.before for run in old.sessions["s"].runs.values()} == {None}
-    facts = facts_of(old.sessions["s"], cloud.plane.context, [], None)
+    facts = facts_of(old.sessions["s"], cloud.plane.context, [])
     assert [gap.usage for gap in facts.stretches[0].gaps] == [None, None]

@@ -112,6 +112,28 @@ def test_a_batch_that_may_be_large_enough_is_left_alone(run: Ran, why: str) -> N
     assert spoken(Facts([run]), "batch too small") is None, why
 
 
+# -- bf16
+
+
+def test_fp32_is_said_of_runs_that_were_counted() -> None:
+    said = spoken(Facts([replace(ran(seen()), bf16=(0.2, "all in TF32"))]), "fp32 where bf16 would do")
+    assert said is not None and (said.saves_nano, said.sure) == (200_000_000, "about")
+    assert "all in TF32" in said.evidence and "autocast" in said.todo
+
+
+@pytest.mark.parametrize(
+    ("run", "why"),
+    [
+        (ran(seen()), "nothing was counted"),
+        (replace(ran(seen()), bf16=(0.049, "x")), "hardly any time is spent on it"),
+        (replace(ran(seen(119.9), 119.9), bf16=(0.2, "x")), "too short"),
+        (replace(ran(None), bf16=(0.2, "x")), "nothing was seen"),
+    ],
+)
+def test_fp32_that_may_be_right_is_left_alone(run: Ran, why: str) -> None:
+    assert spoken(Facts([run]), "fp32 where bf16 would do") is None, why
+
+
 # -- the machine
 
 FOUR = Offer("gpu.4", "cloud", 4 * RATE, gpus=4, gpu="A100")
@@ -229,6 +251,17 @@ def test_what_is_billed_by_the_hour_is_paused_only_where_it_saves_an_hour() -> N
 )
 def test_time_that_may_have_been_used_is_left_alone(one: Gap, why: str) -> None:
     assert spoken(waited(one), "pauses not used") is None, why
+
+
+def test_gaps_of_a_clock_that_was_set_back_are_not_priced() -> None:
+    assert spoken(waited(gap(600, 1200), gap(700, 1300)), "pauses not used").saves_nano == 595_000_000  # type: ignore[union-attr]
+    before = replace(waited(gap(600, 1200)), stretches=[Stretch(2 * HOUR, 3 * HOUR, RATE, gaps=[gap(600, 1200)])])
+    assert spoken(before, "pauses not used") is None
+
+
+def test_a_machine_that_costs_nothing_needs_no_advice() -> None:
+    free = [replace(ran(WAITS), spent_nano=0)]
+    assert advice.advise(replace(waited(gap(600, 1200), rate=0), runs=free)) == []
 
 
 def test_a_gap_that_a_stop_and_a_start_would_fill_is_left_alone() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ciuic_jupyter.control.counted import known_peaks
-from ciuic_jupyter.core.flops import PFLOP, Peak, figures, line, number, peaks, told
+from ciuic_jupyter.core.flops import PFLOP, Peak, figures, line, number, peaks, shorter_in_bf16, told
 from ciuic_jupyter.errors import UsageError
 from ciuic_jupyter.notebook import report
 
@@ -71,6 +71,26 @@ def test_no_flops_have_no_price() -> None:
 
 
 @pytest.mark.parametrize(
+    ("counted", "share"),
+    [
+        (count({"cuda:0 tf32": 10**14}), (2 - 1) / 10),
+        (count({"cuda:0 tf32": 10**14, "cuda:0 bfloat16": 10**14, "cpu float32": 10**14}), (2 - 1) / 10),
+        (count({"cuda:0 tf32": 10**14, "cuda:1 tf32": 10**14}, g0="NVIDIA X", g1="NVIDIA X"), (2 - 1) / 10),
+        (count({"cuda:0 bfloat16": 10**14}), None),  # it is in bf16
+        (count({"cpu float32": 10**14}), None),
+        (count({}), None),
+        (count({"cuda:0 tf32": 10**14}, g0="Tesla T4"), None),  # it has none, or is not known
+        (count({"cuda:0 tf32": 10**14, "cuda:0 float64": 1}), None),
+        (count({"cuda:0 tf32": 10**14}, 0.0), None),
+        (count({"cuda:0 tf32": 10**14}, why="late"), None),
+    ],
+)
+def test_what_bf16_would_take_less_is_known_only_by_peaks(counted: dict[str, Any], share: float | None) -> None:
+    found = shorter_in_bf16(counted, KNOWN)
+    assert (found[0] if found else None) == (pytest.approx(share) if share is not None else None)
+
+
+@pytest.mark.parametrize(
     "wrong",
     [
         None,
@@ -84,6 +104,7 @@ def test_no_flops_have_no_price() -> None:
         count({str(key): 1 for key in range(65)}),
         count({}, math.nan),
         count({}, -1.0),
+        count({}, 10**400),
         {**count({}), "gpus": []},
         {**count({}), "seconds": "1"},
     ],

@@ -87,6 +87,16 @@ def test_nan_and_negative_readings_are_none() -> None:
     json.dumps(view, allow_nan=False)
 
 
+def test_a_machine_that_tells_nonsense_is_not_seen_there() -> None:
+    wild = {**gpu(50), "name": "A\x1b[2J" * 99, "memory_used_bytes": 1e300, "memory_total_bytes": 10**40}
+    view = tallied(*[{**frame(10**400, wild), "rss_bytes": math.inf}] * 3)
+    assert (view["cpu_seconds"], view["rss_peak_bytes"]) == (0, None)
+    assert view["gpus"][0]["memory_used_bytes"] == 0 and view["gpus"][0]["memory_total_bytes"] == 1 << 60
+    assert view["gpus"][0]["name"].isprintable()
+    nameless = tallied(*[frame(1.0, {**gpu(50), "index": "0"})] * 3)
+    assert (nameless["gpu_seconds"], nameless["gpus"]) == (0, [])
+
+
 def test_it_goes_on_where_a_paused_run_stood_and_stays_small() -> None:
     first = tallied(frame(0.0, gpu(10)), frame(100.0, gpu(10)))
     both = tallied(frame(0.0, gpu(10)), frame(100.0, gpu(30)), before=json.loads(json.dumps(first)))
