@@ -51,14 +51,16 @@ def peaks(text: str) -> dict[tuple[str, str], Peak]:
 
 
 def told(counted: Any) -> View | None:
-    """Return what a machine told of a count, checked and bounded; None if it is none.
+    """Return what a machine told of a count (`resume.flops`), checked and bounded; None if it is none.
 
-    {by: {"device kind": FLOPs}, gpus: {device: name}, seconds, why}: `why` it is not all of the run, or None.
+    {by: {"device kind": FLOPs}, gpus: {device: name}, seconds, whys}: why it is not all of the run. Told twice is told.
     """
     if not isinstance(counted, dict):
         return None
-    by, gpus, seconds, why = counted.get("by"), counted.get("gpus"), counted.get("seconds"), counted.get("why")
+    by, gpus, seconds, whys = counted.get("by"), counted.get("gpus"), counted.get("seconds"), counted.get("whys")
     if not isinstance(by, dict) or not isinstance(gpus, dict) or max(len(by), len(gpus)) > _MOST_KEYS:
+        return None
+    if not isinstance(whys, list) or len(whys) > _MOST_KEYS:
         return None
     if not all(type(number) is int and 0 <= number <= _MOST_FLOPS for number in by.values()):
         return None
@@ -68,12 +70,12 @@ def told(counted: Any) -> View | None:
         "by": {_text(key): number for key, number in by.items()},
         "gpus": {_text(key): _text(name) for key, name in gpus.items()},
         "seconds": float(seconds),
-        "why": _text(why) if why is not None else None,
+        "whys": [_text(why) for why in whys],
     }
 
 
 def _text(said: object) -> str:
-    return plain(str(said)[:_MOST_TEXT])
+    return plain(str(said)[:_MOST_TEXT])[:_MOST_TEXT]
 
 
 def figures(counted: View, spent_nano: int, currency: str, known: Peaks) -> View:
@@ -83,7 +85,7 @@ def figures(counted: View, spent_nano: int, currency: str, known: Peaks) -> View
     return {
         "flops": total,
         "seconds": counted["seconds"],
-        "why": counted["why"],
+        "why": "; ".join(counted["whys"]) or None,
         "nano_per_pflop": -(-spent_nano * PFLOP // total) if total else None,
         "currency": currency,
         "utilisation": share,
@@ -110,8 +112,8 @@ def _utilisation(counted: View, known: Peaks) -> tuple[float | None, str | None,
         return None, None, "nothing was counted on a GPU" if counted["by"] else "nothing was counted"
     if counted["seconds"] <= 0:
         return None, None, "it took no time that could be measured"
-    if counted["why"] is not None:
-        return None, None, counted["why"]
+    if counted["whys"]:
+        return None, None, "not all of it was counted"
     return at_peak / counted["seconds"] / len(used), "; ".join(dict.fromkeys(said)), None
 
 
@@ -138,7 +140,7 @@ def shorter_in_bf16(counted: View, known: Peaks) -> tuple[float, str] | None:
             long, seconds = long + flops, flops / (short.tflops * 1e12)
             names.add(name)
         in_bf16 += seconds
-    if not long or counted["seconds"] <= 0 or counted["why"] is not None:
+    if not long or counted["seconds"] <= 0 or counted["whys"]:
         return None
     seen = f"{100 * long / total:.0f} % of {number(total)} were counted in fp32 or TF32 on {', '.join(sorted(names))}"
     return (at_peak - in_bf16) / counted["seconds"] / len(devices), seen

@@ -6,6 +6,7 @@ apart it is asked once. An ImportError means that this version of torch counts i
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -16,16 +17,29 @@ if not hasattr(FlopCounterMode, "_count_flops"):
 
 _FLOAT32 = "float32"
 _AMPERE = (8, 0)  # has TF32
-_plain: set[Any] = set()
+_PRODUCTS = re.compile(  # a word in names of operations that multiply much
+    r"(^|_)(add|badd|sp|hs)?(b?mm|mv)(_|$)|(^|_)(addbmm|hspmm|attention|head|conv(\dd)?|convolution|linear|trilinear)(_|$)|"
+    r"(^|_)(cdist|cholesky|v?dot|fft|linalg|matmul|rnn|lstm|gru|solve|svd)(_|$)"
+)
+_CHEAP = re.compile(
+    r"(^|_)(check|cross|fftfreq|flatten|norm|powsum|reorder|rfftfreq|thnn|upsample)(_|$)"
+)  # but not these
+_KNOWN = frozenset({"aten", "prim", "prims", "c10d", "_c10d_functional", "profiler"})  # others' kernels do anything
+_plain: dict[Any, str] = {}  # operations that are neither counted nor taken apart, with what is to be said of them
 
 
 class _Mode(_FlopCounterMode):  # type: ignore[misc]  # torch does not type it
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _plain:
-            return func(*args, **(kwargs or {}))
-        out = super().__torch_dispatch__(func, types, args, kwargs)
-        if out is not NotImplemented and _is_plain(func):
-            _plain.add(func)
+        said = _plain.get(func)
+        if said is None:
+            out = super().__torch_dispatch__(func, types, args, kwargs)
+            if out is NotImplemented or not _is_plain(func):
+                return out
+            said = _plain[func] = _uncounted(func)
+        else:
+            out = func(*args, **(kwargs or {}))
+        if said:
+            self.counter.uncounted.add(said)
         return out
 
 
@@ -36,6 +50,7 @@ class Counter(FlopCounterMode):  # type: ignore[misc]  # torch does not type it
         """Names of GPUs are put into `gpus`, by device."""
         super().__init__(display=False)
         self._gpus = gpus
+        self.uncounted: set[str] = set()  # operations that may have multiplied much, and have no formula
 
     def __enter__(self) -> Any:
         self.flop_counts.clear()
@@ -70,6 +85,14 @@ class Counter(FlopCounterMode):  # type: ignore[misc]  # torch does not type it
 def _is_plain(func: Any) -> bool:
     packet, decomposes = getattr(func, "_overloadpacket", None), getattr(func, "_can_decompose", None)
     return packet is not None and packet not in flop_registry and decomposes is not None and not decomposes()
+
+
+def _uncounted(func: Any) -> str:
+    """Return the name of an operation whose FLOPs are missed, nothing for one that has none to speak of."""
+    namespace, _, name = str(func.name()).partition("::")
+    name = name.partition(".")[0]
+    much = _PRODUCTS.search(name) and not _CHEAP.search(name)
+    return f"{namespace}::{name}" if namespace not in _KNOWN or much else ""
 
 
 def _float32(convolution: bool) -> str:

@@ -16,6 +16,7 @@ from types import CodeType
 from typing import Any
 
 _LATE = "torch was imported within a statement: what that one counted before is not in it"
+_MOST_WHYS = 5
 _OTHER = "this version of torch counts in another way"
 
 
@@ -25,7 +26,7 @@ class Count:
     def __init__(self) -> None:
         self._known: dict[str, int] = {}
         self._names: dict[str, str] = {}  # of GPUs
-        self._why: str | None = None
+        self._whys: set[str] = set()  # it is not all of the cell
         self._seconds = 0.0
         self._since: float | None = None  # a statement is under way
         self._counter: Any = None
@@ -33,19 +34,23 @@ class Count:
     @contextmanager
     def statement(self, code: object) -> Iterator[None]:
         """Count what a statement of the cell, compiled to `code`, computes in this thread."""
-        torch = "torch" in sys.modules
+        if self._counter is not None:  # of the statement that runs this one (%%capture, %run): it counts already
+            yield
+            return
+        torch, within = "torch" in sys.modules, self._since is not None
         made = _counter_class() if torch else None
         if torch and made is None:
-            self._why = _OTHER
+            self._whys.add(_OTHER)
+        self._add()
         self._counter, self._since = made(self._names) if made is not None else None, time.monotonic()
         try:
             with self._counter or nullcontext():
                 yield
         finally:
             self._add()
-            self._counter = self._since = None
+            self._counter, self._since = None, self._since if within else None
             if not torch and "torch" in sys.modules and _calls(code):
-                self._why = self._why or _LATE
+                self._whys.add(_LATE)
 
     def _add(self) -> None:
         """Take over what the counter has."""
@@ -56,19 +61,22 @@ class Count:
             for key, counts in self._counter.flop_counts.items():
                 self._known[key] = self._known.get(key, 0) + sum(counts.values())
             self._counter.flop_counts.clear()
+            self._whys.update(f"torch has no formula for {name}" for name in self._counter.uncounted)
+            self._counter.uncounted.clear()
 
     def take(self) -> dict[str, Any]:
-        """Return it as plain data: {by: {"device kind": FLOPs}, gpus: {device: name}, seconds, why}.
+        """Return it as plain data: {by: {"device kind": FLOPs}, gpus: {device: name}, seconds, whys}.
 
-        `why` says what keeps it from being all of the cell, None if nothing does.
+        `whys` say what keeps it from being all of the cell.
         """
         self._add()
-        return {"by": dict(self._known), "gpus": dict(self._names), "seconds": self._seconds, "why": self._why}
+        whys = sorted(self._whys)[:_MOST_WHYS]
+        return {"by": dict(self._known), "gpus": dict(self._names), "seconds": self._seconds, "whys": whys}
 
     def put(self, taken: Mapping[str, Any]) -> None:
         """Be where `take` was: what was counted since then is forgotten."""
         self._add()
-        self._known, self._seconds, self._why = dict(taken["by"]), float(taken["seconds"]), taken["why"]
+        self._known, self._seconds, self._whys = dict(taken["by"]), float(taken["seconds"]), set(taken["whys"])
         self._names.update(taken["gpus"])
 
 

@@ -45,12 +45,12 @@ def test_what_is_counted_is_what_a_hand_counts(tmp_path: Path) -> None:
     with machine(tmp_path) as made:
         plane = made.connect().ready()
         none = counted(plane, "import sys\nsum(range(9))\nassert 'torch' not in sys.modules")
-        assert (none["by"], none["why"]) == ({}, None) and none["seconds"] >= 0
+        assert (none["by"], none["whys"]) == ({}, []) and none["seconds"] >= 0
         late = counted(plane, "def f():\n    import torch\n    return torch.ones(3, 3) @ torch.ones(3, 3)\nf()")
-        assert late["by"] == {} and "imported within a statement" in late["why"]
+        assert late["by"] == {} and "imported within a statement" in late["whys"][0]
         assert counted(plane, MODEL)["by"] == {}
         forward = counted(plane, "with torch.no_grad(): out = model(x)")
-        assert (forward["by"], forward["why"]) == ({"cpu float32": FORWARD}, None)
+        assert (forward["by"], forward["whys"]) == ({"cpu float32": FORWARD}, [])
         step = "torch.nn.functional.cross_entropy(model(x), y).backward()"
         assert counted(plane, f"for _ in range(3):\n    {step}")["by"] == {"cpu float32": 3 * STEP}
         assert counted(plane, f"%time {step}\n{step}")["by"] == {"cpu float32": 2 * STEP}
@@ -62,6 +62,14 @@ def test_what_is_counted_is_what_a_hand_counts(tmp_path: Path) -> None:
             "import threading\none = threading.Thread(target=lambda: model(x))\none.start()\none.join()\nmodel(x)"
         )
         assert counted(plane, elsewhere)["by"] == {"cpu float32": FORWARD}, "another thread's are not, as is said"
+        inner = counted(plane, "model(x)\nget_ipython().run_cell('model(x)')\nmodel(x)")
+        assert inner["by"] == {"cpu float32": 3 * FORWARD}, "a cell in the cell, once"
+        captured = counted(plane, f"%%capture\n{step}")
+        assert (captured["by"], captured["whys"]) == ({"cpu float32": STEP}, [])
+        rnn = counted(plane, "torch.nn.LSTM(4, 4)(torch.zeros(2, 2, 4))\nmodel(x)")
+        assert rnn["whys"] == ["torch has no formula for aten::mkldnn_rnn_layer"], "said, where a product has none"
+        stop = counted(plane, f"{step}\nimport signal\nsignal.raise_signal(signal.SIGINT)\n{step}", status="error")
+        assert stop["by"] == {"cpu float32": STEP}
         assert "flops" not in plane.run(step), "only on request"
         assert plane.run(
             "from torch.utils.flop_counter import FlopCounterMode as F\nwith F(display=False) as f: model(x)"
@@ -76,7 +84,7 @@ def test_a_first_import_in_the_cell_itself_is_counted_from_there(tmp_path: Path)
     with machine(tmp_path) as made:
         plane = made.connect().ready()
         first = counted(plane, f"{MODEL}\nwith torch.no_grad(): model(x)")
-        assert (first["by"], first["why"]) == ({"cpu float32": FORWARD}, None)
+        assert (first["by"], first["whys"]) == ({"cpu float32": FORWARD}, [])
 
 
 def test_a_cell_paused_in_its_middle_counts_as_one_that_never_was(tmp_path: Path) -> None:
@@ -104,6 +112,6 @@ def test_a_cell_paused_in_its_middle_counts_as_one_that_never_was(tmp_path: Path
         again.call("resume", run="long", shown=[])
         end = again.until(lambda e: e["kind"] == "run_ended")
         assert end["status"] == "ok" and text + again.text("long") == plane.text("whole")
-        assert (end["flops"]["by"], end["flops"]["why"]) == (whole["by"], None)
+        assert (end["flops"]["by"], end["flops"]["whys"]) == (whole["by"], [])
         assert end["flops"]["seconds"] > before["seconds"]
         assert "flops" not in again.run("model(x).sum()"), "the next cell is its own"
