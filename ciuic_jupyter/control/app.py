@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ciuic_jupyter.control import stored
+from ciuic_jupyter.control.counted import of_run
 from ciuic_jupyter.control.daemon import VERSION, proof
 from ciuic_jupyter.control.metrics_routes import PAGES, MetricsRoutes, metrics_token
 from ciuic_jupyter.control.money_routes import MoneyRoutes
@@ -64,6 +65,7 @@ class NewRun(_Body):
     grace: float | None = Field(None, ge=0, le=10**7)  # seconds
     trace: list[str] = Field([], max_length=100)  # modules
     budget_nano: int | None = Field(None, ge=1, le=10**18)
+    flops: bool = False  # count them
 
 
 class Wait(_Body):
@@ -278,14 +280,15 @@ class Routes:
 
     async def runs(self, name: str) -> JSONResponse:
         """The runs of a session."""
-        return JSONResponse([run.view() for run in self._plane.runner(name).book.runs.values()])
+        book, now_ms = self._plane.runner(name).book, self._plane.context.now_ms()
+        return JSONResponse([run.view() | {"flops": of_run(book, run, now_ms)} for run in book.runs.values()])
 
     async def run(self, name: str, body: NewRun) -> JSONResponse:
         """Queue a cell."""
         runner = self._plane.runners.get(name)
         if runner is None or runner.book.state is State.CLOSED:
             runner = await self._plane.create(name, instance=None, budget_nano=None, cwd=None)
-        options = body.model_dump(include={"checkpoint_every", "grace", "budget_nano"})
+        options = body.model_dump(include={"checkpoint_every", "grace", "budget_nano", "flops"})
         await runner.submit(body.run, body.code, body.cell_id, trace=tuple(body.trace), **options)
         return JSONResponse(runner.book.runs[body.run].view(), 202)
 

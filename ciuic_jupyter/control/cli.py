@@ -230,6 +230,15 @@ def history(
 
 
 @app.command()
+def advice(
+    name: Annotated[str | None, typer.Argument(help="a session; all of them if left out", show_default=False)] = None,
+) -> None:
+    """Say what could cost less, each with its evidence and amount; nothing where nothing measured says so."""
+    with plainly():
+        money.show_advice(_client().advice(name))
+
+
+@app.command()
 def prices(
     gpu: Annotated[str, typer.Option(help="only machines whose GPU's name has this in it")] = "",
     live: Annotated[bool, typer.Option("--live", help="ask gpuhunt's catalogue, too")] = False,

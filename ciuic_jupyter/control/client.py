@@ -185,7 +185,7 @@ class PlaneClient:
         """Queue a cell; `run` is the caller's own id for it, so that calling twice runs it once.
 
         `checkpoint_every`: seconds between checkpoints in the middle of it; `grace`: seconds a pause waits for a loop
-        boundary before the session's view has choices; `trace`: names of modules to pause inside, too.
+        boundary before the session's view has choices; `trace`: names of modules to pause inside, too; `flops`: count.
         """
         body = {"run": run, "code": code, "cell_id": cell_id, "detach": detach, **options}
         return dict(self._json("POST", self._session(name, "/runs"), json=body))
@@ -308,6 +308,10 @@ class PlaneClient:
         """Return runs and pauses, newest first, and what each day of the last month cost."""
         query: dict[str, Any] = {"limit": limit} | ({"session": session} if session else {})
         return dict(self._json("GET", "/history", params=query))
+
+    def advice(self, session: str | None = None) -> View:
+        """Return what the measurements of a session, or of all, say could cost less."""
+        return dict(self._json("GET", "/advice", params={"session": session} if session else {}))
 
     def same_cell(self, run: str) -> View:
         """Return all runs of the cell that a run is of, oldest first."""

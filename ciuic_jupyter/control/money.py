@@ -9,6 +9,8 @@ from typing import Any
 import typer
 
 from ciuic_jupyter.control.prices import bundled, own_table, usage_of
+from ciuic_jupyter.core.advice import NO_ADVICE
+from ciuic_jupyter.core.advice import lines as advice_lines
 from ciuic_jupyter.core.money import format_change, format_money
 from ciuic_jupyter.core.offers import (
     ARTICLE_ABOUT,
@@ -24,6 +26,7 @@ from ciuic_jupyter.core.offers import (
     compare,
     hours_of,
 )
+from ciuic_jupyter.core.words import plain
 
 Lines = Callable[[Iterable[Iterable[str]]], None]
 _UNKNOWN = "unknown"
@@ -233,6 +236,15 @@ def _same(row: dict[str, Any], epochs: int | None) -> list[str]:
 def _against(row: dict[str, Any]) -> str:
     base = row["first_nano"]
     return "-" if base is None else format_change(int(row["spent_nano"]), int(base), str(row["currency"]))
+
+
+def show_advice(view: dict[str, Any]) -> None:
+    """Print what could cost less, each with its evidence and what to do; or that nothing measured says so."""
+    if not view["advice"]:
+        typer.echo(NO_ADVICE)
+    for one in view["advice"]:
+        for text in advice_lines(one):
+            typer.echo(plain(text))
 
 
 def show_history(rows: Sequence[dict[str, Any]], lines: Lines) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from ciuic_jupyter.control import prices, quotes, report
+from ciuic_jupyter.control import advising, prices, quotes, report
 from ciuic_jupyter.control.plane import Plane
 from ciuic_jupyter.errors import UnknownSession
 
@@ -32,7 +33,13 @@ class MoneyRoutes:
     def __init__(self, plane: Plane) -> None:
         self._plane = plane
         self.router = APIRouter(prefix="/v1")
-        for path, handler in (("/usage", self.usage), ("/report", self.report), ("/same", self.same)):
+        routes: dict[str, Callable[..., Awaitable[JSONResponse]]] = {
+            "/usage": self.usage,
+            "/report": self.report,
+            "/same": self.same,
+            "/advice": self.advice,
+        }
+        for path, handler in routes.items():
             self.router.add_api_route(path, handler, methods=["GET"], response_model=None)
         self.router.add_api_route("/quote", self.quote, methods=["POST"], response_model=None)
 
@@ -42,6 +49,10 @@ class MoneyRoutes:
             self._plane.runner(session)
         context = self._plane.context
         return JSONResponse(report.report(context.books.lives, context, by, session=session))
+
+    async def advice(self, session: str | None = None) -> JSONResponse:
+        """What the measurements say could cost less."""
+        return JSONResponse(await advising.advice(self._plane, session))
 
     async def same(self, run: Annotated[str, Query(max_length=200)]) -> JSONResponse:
         """All runs of the cell that a run is of."""

@@ -24,6 +24,7 @@ from ciuic_jupyter.control.reconcile import ORPHANS, reconcile
 from ciuic_jupyter.control.runner import Runner
 from ciuic_jupyter.core.offers import wish_of
 from ciuic_jupyter.core.session import Event, State, check_name, step
+from ciuic_jupyter.core.usage import Tally
 from ciuic_jupyter.errors import CiuicError, UnknownSession, UsageError
 from ciuic_jupyter.providers import ssh_machines
 from ciuic_jupyter.providers.base import Offer, Provider
@@ -146,7 +147,9 @@ class Plane:
         for seq, header in runner.headers(first - 1):
             runner.runs.fold(header, seq)
         runs = list(book.runs.values())
-        runner.current = next((run.run for run in reversed(runs) if run.status == "running"), None)
+        current = next((run for run in reversed(runs) if run.status == "running"), None)
+        if current is not None:
+            runner.current, runner.tally = current.run, Tally(current.usage)
 
     # -- sessions
 

@@ -12,6 +12,7 @@ from ciuic_jupyter.core.session import State, meter_open
 from ciuic_jupyter.errors import LedgerError
 
 _STARTS = ("machine_started", "kernel_ready")  # a pause that was asked for meanwhile waits on
+_FAILURES = ("kernel_died", "machine_lost", "machine_lost_saved")
 
 
 @dataclass
@@ -67,6 +68,10 @@ class Run:
     turns: dict[str, Any] | None = None  # of its outermost counted loop, as last seen: done, total, seconds_per_turn
     loss: dict[str, float] | None = None  # as printed: `first` and `last`
     seen_seq: int = 0  # events up to here were looked at when it was suspended
+    usage: dict[str, Any] | None = None  # what its samples said; rows of before have none
+    before: dict[str, Any] | None = None  # what those said between the cell before on the same machine, and it
+    count_flops: bool = False
+    flops: dict[str, Any] | None = None  # what it computed, as the kernel's `resume.flops` tells, by now or by its end
 
     @property
     def state(self) -> str:
@@ -118,6 +123,7 @@ class Book:
     restore_seconds: list[float] = field(default_factory=list)
     moments: list[tuple[int, State]] = field(default_factory=list)  # when each state began
     changes: int = 0  # entries folded in: what is known of so many stays true until there are more
+    failures: int = 0  # machines or kernels that went without a word, with what they had not saved
 
     @property
     def open_segment(self) -> Segment | None:
@@ -244,6 +250,7 @@ class Books:
             book.moments.append((entry.body["at_ms"], state))
         book.state = state
         book.goal = entry.body.get("goal", book.goal)
+        book.failures += entry.body["event"] in _FAILURES
         if entry.body["event"] not in _STARTS:
             pausing = entry.body["event"] == "pause"
             if pausing and not book.pausing:
@@ -310,7 +317,7 @@ class Books:
         run = Run(body["run"], body["code"], body["cell_id"], body["at_ms"])
         run.checkpoint_every, run.grace = body.get("checkpoint_every"), body.get("grace")
         run.trace = tuple(body.get("trace", ()))
-        run.budget_nano = body.get("budget_nano")
+        run.budget_nano, run.count_flops = body.get("budget_nano"), body.get("flops", False)
         book.runs.setdefault(body["run"], run)
 
     def _run_every(self, book: Book, entry: Entry) -> None:
@@ -322,6 +329,7 @@ class Books:
         run = book.runs.get(entry.body["run"])
         if run is not None and run.status == "queued":
             run.status, run.started_ms, run.first_seq = "running", entry.body["at_ms"], entry.body["first_seq"]
+            run.before = entry.body.get("before")
 
     def _run_end(self, book: Book, entry: Entry) -> None:
         run = book.runs.get(entry.body["run"])
@@ -329,11 +337,15 @@ class Books:
             run.status, run.ended_ms, run.last_seq = entry.body["status"], entry.body["at_ms"], entry.body["last_seq"]
             run.turns = entry.body.get("turns", run.turns)
             run.loss = entry.body.get("loss")
+            run.usage = entry.body.get("usage", run.usage)
+            run.flops = entry.body.get("flops", run.flops)
 
     def _run_suspend(self, book: Book, entry: Entry) -> None:
         run, body = book.runs[entry.body["run"]], entry.body
         run.status, run.seen_seq = "suspended", body["seen"]
         run.ended_ms = run.last_seq = None
+        run.usage = body.get("usage", run.usage)
+        run.flops = body.get("flops", run.flops)
         if run.boundary is None or run.boundary["checkpoint"] != body["checkpoint"]:
             run.boundary = {name: body[name] for name in ("checkpoint", "after", "where")}
 

@@ -8,8 +8,11 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from ciuic_jupyter.control.advising import brief
+from ciuic_jupyter.control.counted import on_machine
 from ciuic_jupyter.control.ledger import Row
 from ciuic_jupyter.core.carbon import Region, emitted, grid
+from ciuic_jupyter.core.flops import told
 from ciuic_jupyter.core.session import Command, Event, State, Step
 
 if TYPE_CHECKING:
@@ -92,7 +95,8 @@ def checkpoint(runner: Runner, saved: Facts, at_ms: int) -> Row:
     """The row of a checkpoint; the code of a cell that it holds stands in the cell's own row."""
     report = dict(saved["report"])
     if report.get("run"):
-        report["run"] = {key: value for key, value in report["run"].items() if key != "code"}
+        report["run"] = {key: value for key, value in report["run"].items() if key not in ("code", "flops")}
+        report["run"] |= _counted(saved["report"]["run"])
     body = {"seq": saved["seq"], "report": report, "at_ms": at_ms, "storage_rate": runner.context.storage_rate}
     name = runner.book.name
     return Row("checkpoint", body, session=name, idem=f"checkpoint:{runner.book.life}:{saved['seq']}")
@@ -112,8 +116,15 @@ def suspend(runner: Runner, saved: Facts, at_ms: int, *, ended: bool = False) ->
         return []
     seen = runner.mirror.last_seq
     body = {"run": run, "checkpoint": saved["seq"], "after": min(int(held["seq"]), seen), "seen": seen}
-    body |= {"where": str(held.get("where") or ""), "at_ms": at_ms}
-    return [*found, Row("run_suspend", body, session=book.name)]
+    usage = runner.tally.view() if runner.current == run else known.usage if known is not None else None
+    body |= {"where": str(held.get("where") or ""), "at_ms": at_ms, "usage": usage}
+    return [*found, Row("run_suspend", body | _counted(held), session=book.name)]
+
+
+def _counted(held: Facts) -> dict[str, Any]:
+    """Return what a checkpoint says of the FLOPs of the run in its middle, where it can be meant."""
+    counted = told(held.get("flops"))
+    return {"flops": counted} if counted is not None else {}
 
 
 def _receipt(runner: Runner, step: Step, facts: Facts, at_ms: int) -> Row:
@@ -124,6 +135,9 @@ def _receipt(runner: Runner, step: Step, facts: Facts, at_ms: int) -> Row:
     energy = runner.energy.view()
     body = {
         "energy": energy,
+        "flops": on_machine(book, (checkpoint or {}).get("report", {}).get("run"), end),
+        "advice": brief(runner, end),
+        "between": runner.tally.view() if runner.current is None else None,
         "carbon": emitted(energy, runner.context.settings.grid_region, regions()),
         "at": end / 1000,
         "reason": facts["reason"],

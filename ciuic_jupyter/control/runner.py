@@ -27,6 +27,7 @@ from ciuic_jupyter.control.views import session_view
 from ciuic_jupyter.control.watch import IdleWatch
 from ciuic_jupyter.core.carbon import EnergyMeter
 from ciuic_jupyter.core.session import Command, Event, State, is_live, step
+from ciuic_jupyter.core.usage import Tally
 from ciuic_jupyter.errors import AgentUnavailable, CiuicError, IllegalTransition, SaveFailed, UsageError
 from ciuic_jupyter.kernels.eventlog import EventLog
 from ciuic_jupyter.kernels.protocol import decode
@@ -60,6 +61,7 @@ class Runner:
         self.message = ""
         self.usage: Header | None = None
         self.energy = EnergyMeter()  # of the machine there is
+        self.tally = Tally()  # of the run under way, or of the time since the one before
         self.trace = UsageTrace()
         self.saved_share: float | None = None  # of a save under way, where the kernel tells
         self.cap = Cap(self)
@@ -131,6 +133,7 @@ class Runner:
         self.retry.call_off()
         if self.current is not None:
             self.runs.lost(self.current)
+        self.tally = Tally()
         self.spawn(self.hand.disconnect())
 
     async def offer(self, event: Event, **facts: Any) -> bool:
@@ -225,11 +228,12 @@ class Runner:
         grace: float | None = None,
         trace: tuple[str, ...] = (),
         budget_nano: int | None = None,
+        flops: bool = False,
     ) -> None:
         """Queue a cell, once; return when the ledger has it, or the agent, who tells of it after a restart of ours.
 
         `checkpoint_every`: seconds between checkpoints of it; `grace`: seconds a pause waits for it to hold, unasked;
-        `trace`: modules to pause inside, too.
+        `trace`: modules to pause inside, too; `flops`: count them.
         """
         if run in self.book.runs:
             return
@@ -241,12 +245,13 @@ class Runner:
         )
         if budget_nano is None and self.context.purse is not None:
             budget_nano = self.context.purse.per_run
-        self.book.runs[run].budget_nano = budget_nano
+        self.book.runs[run].budget_nano, self.book.runs[run].count_flops = budget_nano, flops
         options = {
             "checkpoint_every": checkpoint_every,
             "grace": grace,
             "trace": list(trace),
             "budget_nano": budget_nano,
+            **({"flops": True} if flops else {}),
         }
         body = {"run": run, "code": code, "cell_id": cell_id, "at_ms": at_ms, **options}
         sending = self.pump()
@@ -411,6 +416,7 @@ class Runner:
                 "code": run.code,
                 "cell_id": run.cell_id,
                 **({"trace": list(run.trace)} if run.trace else {}),
+                **({"flops": True} if run.count_flops else {}),
             }
             await self.hand.link.request("run", run=run.run, allow_stdin=True, **cell)
         except CiuicError as error:
@@ -461,9 +467,12 @@ class Runner:
         self.continuing.hello(int(header["last_seq"]))
         self.hand.hello(int(header.get("checkpoint") or 0))
         if run is not None:
+            known = self.book.runs.get(run)
+            if self.current != run:  # it began, or went on, where we did not hear of it
+                self.tally = Tally(known.usage if known is not None else None)
             self.current = str(run)
-            if run in self.book.runs:
-                self.book.runs[run].status = "running"
+            if known is not None:
+                known.status = "running"
         self._kernel(str(header.get("kernel")), header.get("restored"), str(header.get("error") or ""))
         self.hold.hello(bool(header.get("held")), header.get("stages"))
         self.spawn(self.settle())  # a cell or a pause may wait since before we were restarted
@@ -531,6 +540,7 @@ class Runner:
         if self.live and self.book.intent is not None:
             machine, of = str(self.book.intent["id"]), str(self.book.offer["instance"])
             self.context.devices.take(machine, of, header, self.context.clock.boot())
+        self.tally.take(header, self.context.clock.boot())
         if self.context.watched is not None:
             self.context.watched.sampled(self.book.name, self.current is not None)
         if self.current is not None:

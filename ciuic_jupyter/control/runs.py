@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 from ciuic_jupyter.control import rows
 from ciuic_jupyter.control.ledger import Row
 from ciuic_jupyter.control.projections import Run
+from ciuic_jupyter.core.flops import told
 from ciuic_jupyter.core.losses import Losses
 from ciuic_jupyter.core.session import State
+from ciuic_jupyter.core.usage import Tally
 
 if TYPE_CHECKING:
     from ciuic_jupyter.control.runner import Runner
@@ -35,6 +37,8 @@ class Runs:
         elif kind == "run_resumed":
             self._resumed(run, seq)
         elif kind == "run_ended" and not (status == "died" and self._runner.book.holds(run)):  # then it is suspended
+            if (known := self._runner.book.runs.get(run)) is not None and "flops" in header:
+                known.flops = told(header["flops"])
             self.ended(run, status, seq)
 
     def _printed(self, run: str, header: Header) -> None:
@@ -47,16 +51,17 @@ class Runs:
         book, at_ms = runner.book, runner.context.now_ms()
         written = []
         if run not in book.runs:  # we were killed before its row was durable
-            body = {"run": run, "code": header.get("code", ""), "cell_id": header.get("cell_id"), "at_ms": at_ms}
-            book.runs[run] = Run(run, body["code"], body["cell_id"], at_ms)
-            written.append(Row("run", body, session=book.name, idem=f"run:{book.life}:{run}"))
+            asked = {"run": run, "code": header.get("code", ""), "cell_id": header.get("cell_id"), "at_ms": at_ms}
+            book.runs[run] = Run(run, asked["code"], asked["cell_id"], at_ms)
+            written.append(Row("run", asked, session=book.name, idem=f"run:{book.life}:{run}"))
         known = book.runs[run]
         if known.first_seq == seq:  # its row stands already
             return
         known.first_seq, known.started_ms = seq, at_ms
         if known.status == "queued":
             known.status, runner.current = "running", run
-        body = {"run": run, "first_seq": seq, "at_ms": at_ms}
+        body: dict[str, Any] = {"run": run, "first_seq": seq, "at_ms": at_ms, "before": runner.tally.view()}
+        known.before, runner.tally = body["before"], Tally()
         written.append(Row("run_start", body, session=book.name, idem=f"run_start:{book.life}:{seq}:{run}"))
         runner.write_soon(*written)
 
@@ -66,14 +71,14 @@ class Runs:
         if known is not None and known.status in ("suspended", "running") and seq > known.resumed_seq:
             known.status, runner.current = "running", run
             known.resumed_seq, known.resumed_ms = seq, runner.context.now_ms()
+            runner.tally = Tally(known.usage)
             body = {"run": run, "seq": seq, "at_ms": known.resumed_ms}
             runner.write_soon(Row("run_resume", body, session=runner.book.name))
 
     def ended(self, run: str, status: str, seq: int | None) -> None:
         """Note how a run ended, once; one that did not end well takes the queue with it."""
         runner = self._runner
-        if runner.current == run:
-            runner.current = None
+        self._left(run)
         known = runner.book.runs.get(run)
         if known is None or known.status not in ("running", "queued", "suspended"):
             return
@@ -85,11 +90,19 @@ class Runs:
         if status != "ok":
             self.abort(runner.book.queued)
 
+    def _left(self, run: str) -> None:
+        """A run is under way no more: keep what its samples said."""
+        runner = self._runner
+        if runner.current == run:
+            known, seen, runner.current, runner.tally = runner.book.runs.get(run), runner.tally.view(), None, Tally()
+            if known is not None and seen is not None:
+                known.usage = seen
+
     def lost(self, run: str) -> None:
         """A run's machine went under it: the newest checkpoint holds it, or nobody else will say that it ended."""
         runner = self._runner
         book = runner.book
-        runner.current = None if runner.current == run else runner.current
+        self._left(run)
         if book.state is State.PAUSED and book.checkpoint is not None and book.holds(run):
             runner.write_soon(*rows.suspend(runner, book.checkpoint, runner.context.now_ms()))
         elif book.state is State.CLOSED and book.holds(run):
@@ -114,11 +127,12 @@ class Runs:
     def end_row(self, run: str, status: str, seq: int | None) -> Row:
         """The row of a run's end, at event `seq` if the agent told of it."""
         book = self._runner.book
-        body: Header = {"run": run, "status": status, "last_seq": seq, "at_ms": self._runner.context.now_ms()}
-        if run in book.runs and (turns := book.runs[run].turns) is not None:
-            body["turns"] = turns
-        if run in book.runs and book.runs[run].loss is not None:
-            body["loss"] = book.runs[run].loss
+        known, at_ms = book.runs.get(run), self._runner.context.now_ms()
+        body: Header = {"run": run, "status": status, "last_seq": seq, "at_ms": at_ms}
+        body["usage"] = known.usage if known is not None else None
+        for name in ("turns", "loss", "flops"):
+            if (value := getattr(known, name, None)) is not None:
+                body[name] = value
         idem = f"run_end:{book.life}:{run}:{seq}" if seq is not None else None
         return Row("run_end", body, session=book.name, idem=idem)
 

@@ -212,7 +212,7 @@ class Holds:
         if state == "held":
             hold.held, hold.where = True, str(content.get("where", ""))
         elif state == "saved":
-            self._answer(hold, {**content, "run": self._run_of(hold)})
+            self._answer(hold, {**content, "run": self._run_of(hold, content.get("flops"))})
         elif state == "failed":
             message = str(content.get("message", "the save failed"))
             self._answer(hold, by_name(str(content.get("type")))(message))
@@ -223,11 +223,12 @@ class Holds:
             self._finish(hold, state)
         self._change()
 
-    def _run_of(self, hold: _Hold) -> dict[str, Any]:
+    def _run_of(self, hold: _Hold, flops: Mapping[str, Any] | None) -> dict[str, Any]:
         run, hold.captured = hold.run, self._newest_event()
         self._stages.captured()
         about = {"run": run.run, "code": run.code, "cell_id": run.cell_id, "count": run.count}
-        return {**about, "seq": hold.captured, "where": hold.where}
+        counted = {"flops": dict(flops)} if flops is not None else {}
+        return {**about, "seq": hold.captured, "where": hold.where, **counted}
 
     def _answer(self, hold: _Hold, answer: dict[str, Any] | Exception | None) -> None:
         if hold.saved is None or hold.saved.done():

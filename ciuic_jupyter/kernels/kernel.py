@@ -23,7 +23,8 @@ from ciuic_jupyter.errors import CheckpointError, CiuicError, UsageError
 from ciuic_jupyter.kernels.hold import Cell, Holder
 from ciuic_jupyter.kernels.kernel_requests import Requests
 from ciuic_jupyter.kernels.kernel_streams import PrivateIOPub, SoftStream, order_iopub
-from ciuic_jupyter.kernels.pause import HOLD, RESUME, TRACE
+from ciuic_jupyter.kernels.pause import FLOPS, HOLD, RESUME, TRACE
+from ciuic_jupyter.resume import flops
 from ciuic_jupyter.resume.engine import Engine
 
 REQUEST = "ciuic_request"
@@ -97,7 +98,9 @@ class CiuicKernel(IPythonKernel):  # type: ignore[misc]  # ipykernel has no type
 
     def save_held(self, request: Mapping[str, Any], cell: Cell, position: Any) -> dict[str, Any]:
         """Save in the middle of a cell."""
-        return self.requests.save_held(request, cell, position)
+        with flops.aside():
+            saved = self.requests.save_held(request, cell, position)
+        return {**saved, "flops": flops.take()}
 
     def pre_handler_hook(self) -> None:
         """Before each request: let Ctrl-C raise at once, but for a cell only when its own code runs.
@@ -129,6 +132,8 @@ class CiuicKernel(IPythonKernel):  # type: ignore[misc]  # ipykernel has no type
             if self._interrupted:
                 self._interrupted = False
                 raise KeyboardInterrupt
+            with flops.statement(args[0] if args else None):
+                return await self._run_code(*args, **kwargs)
         return await self._run_code(*args, **kwargs)
 
     def _publish_execute_input(self, code: str, parent: dict[str, Any], execution_count: int) -> None:
@@ -148,7 +153,9 @@ class CiuicKernel(IPythonKernel):  # type: ignore[misc]  # ipykernel has no type
         try:
             if cell is not None:
                 kwargs = self._prepare(cell, kwargs)
-            return await super().do_execute(*args, **kwargs)
+            reply = await super().do_execute(*args, **kwargs)
+            counted = flops.end()
+            return reply if counted is None else {**reply, FLOPS: counted}
         except KeyboardInterrupt:
             return self._interrupted_reply()
         except CiuicError as error:
@@ -158,6 +165,7 @@ class CiuicKernel(IPythonKernel):  # type: ignore[misc]  # ipykernel has no type
             self.flush()
             self.hooks.must_go_on = False
             vars(self.shell.history_manager).pop(_STORE, None)
+            flops.end()
             if cell is not None:
                 self.holder.end(cell.message)
 
@@ -166,6 +174,8 @@ class CiuicKernel(IPythonKernel):  # type: ignore[misc]  # ipykernel has no type
         suspended, self.requests.suspended = self.requests.suspended, None
         self.engine.trace((cell.parent.get("metadata") or {}).get(TRACE) or ())
         if not _resumes(cell.parent):
+            if (cell.parent.get("metadata") or {}).get(FLOPS):
+                flops.begin()
             cell.count = self.shell.execution_count
             cell.store_history = bool(kwargs.get("store_history", True))
             cell.allow_stdin = bool(kwargs.get("allow_stdin"))
@@ -178,6 +188,8 @@ class CiuicKernel(IPythonKernel):  # type: ignore[misc]  # ipykernel has no type
             self.engine.arm(suspended.position)
         except (LookupError, SyntaxError, TypeError, ValueError) as error:
             raise CheckpointError(f"the cell can't go on ({error}); the variables are as they stood") from error
+        if suspended.position.get("flops") is not None:
+            flops.begin()
         self.hooks.must_go_on = True
         self.shell.execution_count = suspended.count
         if suspended.store_history:

@@ -5,6 +5,7 @@ from __future__ import annotations
 HOLD = "ciuic_hold"  # asked on the control channel, and what comes of it on iopub
 RESUME = "ciuic_resume"  # metadata of an execute_request: go on with the cell that was restored
 TRACE = "ciuic_trace"  # metadata of an execute_request: modules to pause inside, too
+FLOPS = "ciuic_flops"  # metadata of an execute_request: count them; and what was counted, in its reply
 
 
 def is_position(path: str) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ciuic_jupyter.errors import KernelDied, ProtocolError, UsageError
 from ciuic_jupyter.kernels.kernel_link import KernelLink, Message
-from ciuic_jupyter.kernels.pause import HOLD, RESUME, TRACE
+from ciuic_jupyter.kernels.pause import FLOPS, HOLD, RESUME, TRACE
 from ciuic_jupyter.kernels.repeats import Repeats
 
 MERGE_SECONDS = 0.05
@@ -128,8 +128,8 @@ class Runs:
         cell_id = request.get("cell_id")
         starting = Run(run, _text(request, "code"), str(cell_id) if cell_id is not None else None)
         metadata: dict[str, Any] = {"cellId": starting.cell_id} if starting.cell_id else {}
-        trace = list(request.get("trace") or ())
-        self._send(starting, request, {**metadata, TRACE: trace} if trace else metadata)
+        asked = {TRACE: list(request.get("trace") or ()), FLOPS: bool(request.get("flops"))}
+        self._send(starting, request, metadata | {name: value for name, value in asked.items() if value})
 
     def resume(self, run: str, shown: Sequence[Mapping[str, Any]]) -> None:
         """Go on with the run that was restored in its middle; what repeats the outputs `shown` is left out.
@@ -332,6 +332,8 @@ class Runs:
         }
         if reply.get("incomplete"):
             ended["incomplete"] = True
+        if reply.get(FLOPS) is not None:
+            ended["flops"] = reply[FLOPS]
         self._over(ended)
 
     def _over(self, ended: Mapping[str, Any] | None = None) -> None:

@@ -74,6 +74,7 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
         "--grace", metavar="60", help="seconds a pause waits for a loop boundary before it asks what to do instead"
     )
     @argument("--trace-modules", metavar="pkg,mod", help="your own modules: pause inside their loops, too")
+    @argument("--flops", action="store_true", help="count them with torch's counter: $ a PFLOP, use of the GPU's peak")
     @argument("--detach", action="store_true", help="don't wait; %%ciuic_attach shows the outputs at any time")
     @argument("--no-meter", action="store_true", help="show no meter")
     @argument("--quote", action="store_true", help="run nothing: say what the cell would cost on each machine type")
@@ -107,6 +108,8 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
                     client.push(name, plan.payload)
                 self._follow(plan, after=int(view.get("last_seq") or 0))
                 training.fetch_or_say(client, plan, self.shell.user_ns, say)
+                if plan.flops and not plan.detach:
+                    say(training.counted(client, plan))
             return None
 
     def _quote(self, name: str, cell: str) -> report.Report:
@@ -118,7 +121,7 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
 
         def submit() -> None:
             more = {"checkpoint_every": plan.checkpoint_every, "grace": plan.grace, "trace": plan.trace or None}
-            more["budget_nano"] = plan.run_budget_nano
+            more |= {"budget_nano": plan.run_budget_nano, "flops": plan.flops or None}
             asked = {name: value for name, value in more.items() if value is not None}
             client.run(plan.session, plan.run, plan.code, cell_id=self.desk.cell_id(), detach=plan.detach, **asked)
 
@@ -232,6 +235,18 @@ class CiuicMagics(Magics):  # type: ignore[misc]  # IPython has no types
                 body = client.report(options.by, check_name(given) if given else None)
                 return report.spent(body, chart.charts(body["rows"]) if options.by == "day" else ())
             return report.cost(client.cost(check_name(given) if given else None), given)
+
+    @magic_arguments()
+    @_session
+    @line_magic
+    def ciuic_advice(self, line: str) -> report.Report:
+        """Show what could cost less, each with its evidence and amount, for one session or for all; or nothing.
+
+        Example: %ciuic_advice
+        """
+        with one_line():
+            given = self._read(self.ciuic_advice, line).session
+            return report.advice(self.desk.open().advice(check_name(given) if given else None))
 
     @magic_arguments()
     @argument(

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
-from ciuic_jupyter.core import carbon
+from ciuic_jupyter.core import carbon, flops
+from ciuic_jupyter.core.advice import NO_ADVICE
 from ciuic_jupyter.core.money import format_change, format_money
 from ciuic_jupyter.notebook import card, style
 from ciuic_jupyter.notebook.tick import spoken
@@ -126,7 +127,10 @@ def receipt(session: str, body: Mapping[str, Any]) -> Report:
         del money[0]
     now = f"compute {card.rate_text(0, currency)}/h; storage {storage}/h"
     tables = [Table("", [*money, ("from now on", "", now)], right=1), *_saved(body)]
-    rows = carbon.lines(body.get("energy"), body.get("carbon"))
+    rows = [*carbon.lines(body.get("energy"), body.get("carbon")), *flops.lines(body.get("flops"))]
+    for one in body.get("advice") or ():
+        amount = format_money(int(one["saves_nano"]), currency)
+        rows.append(("advice", f"{one['kind']}: {one['sure']} {amount} (%ciuic_advice says why)"))
     tables += [Table("", rows)] if rows else []
     notes = []
     if body.get("at"):
@@ -305,6 +309,18 @@ def _same(row: Mapping[str, Any]) -> list[str]:
     change = "" if first is None else format_change(int(row["spent_nano"]), int(first), currency)
     what = [f"{str(row['key'])[:8]} · {started}", state, _seconds(row, "machine_seconds"), _money(row, "spent_nano")]
     return [*what, *per, change]
+
+
+def advice(body: Mapping[str, Any]) -> Report:
+    """Return what could cost less, each with its amount, evidence and what to do; or that nothing says so."""
+    tables = []
+    for one in body.get("advice") or ():
+        amount = f"{one['sure']} {_money(one, 'saves_nano')}"
+        rows = [("could save", amount), ("seen", str(one["evidence"])), ("do", str(one["todo"]))]
+        tables.append(Table(f"{one['session']}: {one['kind']}", rows))
+    title = f"Advice · {body['session']}" if body.get("session") else "Advice · all sessions"
+    note = "Amounts may be for the same time; don't add them." if tables else NO_ADVICE
+    return Report(title, tables, (note,), data=dict(body))
 
 
 def _cost_rows(body: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ciuic_jupyter.core import flops
 from ciuic_jupyter.core.money import parse_usd
 from ciuic_jupyter.core.session import check_name
 from ciuic_jupyter.errors import CiuicError, NotPicklable, UnknownName, UsageError
@@ -39,6 +40,7 @@ class Plan:
     checkpoint_every: float | None = None
     grace: float | None = None
     trace: tuple[str, ...] = ()
+    flops: bool = False
 
 
 def plan(options: Any, cell: str, *, session: str, shell: Any) -> Plan:
@@ -67,6 +69,7 @@ def plan(options: Any, cell: str, *, session: str, shell: Any) -> Plan:
         checkpoint_every=every,
         grace=grace,
         trace=_modules(options.trace_modules),
+        flops=bool(options.flops),
     )
 
 
@@ -140,6 +143,12 @@ def fetch_or_say(client: Any, done: Plan, user_ns: dict[str, Any], say: Callable
         fetch(client, done.session, done.fetch, user_ns)
     except CiuicError as error:
         say(f"--out: {error}; %ciuic_pull {' '.join(done.fetch)} fetches it later")
+
+
+def counted(client: Any, done: Plan) -> str:
+    """Return the line that tells a run's FLOPs, what they cost, and how far the GPU was used."""
+    figure = next((run.get("flops") for run in client.runs(done.session) if run["run"] == done.run), None)
+    return f"FLOPs: {flops.line(figure)}"
 
 
 def resuming(view: View) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import CodeType, FrameType
 from typing import Any
 
-from ciuic_jupyter.resume import modes, position, randomness
+from ciuic_jupyter.resume import flops, modes, position, randomness
 from ciuic_jupyter.resume.iterators import NotResumable, watch_loaders
 from ciuic_jupyter.resume.progress import Looker, bars, forget
 from ciuic_jupyter.resume.reach import may_hold
@@ -42,6 +42,7 @@ class Boundary:
             "random": randomness.take(),
             "began": self._engine.began,
             "modes": modes.take(),
+            "flops": flops.take(),
         }
 
     def refuse(self, reason: str) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Mapping
 from types import CellType, CodeType, FrameType, FunctionType
 from typing import Any
 
-from ciuic_jupyter.resume import iterators, modes, randomness, runtime
+from ciuic_jupyter.resume import flops, iterators, modes, randomness, runtime
 from ciuic_jupyter.resume.rewrite import (
     FRAME,
     SITE,
@@ -127,6 +127,7 @@ class Way:
                 recorded.get(part, {}).clear()
         if inside:
             modes.put(self._position["modes"])
+        flops.put(self._position.get("flops"))  # older positions have none
         randomness.put(self._position["random"])
 
     def enter(self, number: int) -> Any:

@@ -7,6 +7,7 @@ import { bytes, money, moment, price, span } from './format';
 import { Button, Name, Scene } from './parts';
 import { QuoteView } from './quote';
 import { History, HistoryRow, Receipt } from './types';
+import { adviceText } from './words';
 
 const MORE = 30; // rows shown at a time
 
@@ -217,6 +218,11 @@ function ReceiptView({ scene, receipt }: { scene: Scene; receipt: Receipt }): JS
         </tbody>
       </table>
       {lost > 0 && <p className="ciuic-sub">{trans.__('%1 variables could not be saved', lost)}</p>}
+      {receipt.advice?.map(one => (
+        <p className="ciuic-sub" key={one.kind} title={trans.__('%1 says why', '%ciuic_advice')}>
+          {adviceText(one, receipt.currency, scene)}
+        </p>
+      ))}
       {receipt.estimated && (
         <p className="ciuic-sub">
           {trans.__("The machine's end was not confirmed: billed until its last sign of life.")}

@@ -190,6 +190,14 @@ export interface Receipt {
   unspent_nano: number;
   estimated?: boolean;
   checkpoint?: { bytes: number; names?: string[]; placeholders?: unknown[] } | null;
+  advice?: Advice[];
+}
+
+/** What could have cost less; `sure` is exact, about or at most. */
+export interface Advice {
+  kind: string;
+  saves_nano: number;
+  sure: string;
 }
 
 /** One output of a notebook cell, as nbformat 4 has it. */

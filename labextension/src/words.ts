@@ -3,7 +3,7 @@
 import { TranslationBundle } from '@jupyterlab/translation';
 
 import { clock, money, moment, percent, span } from './format';
-import { Budget, Run, Session } from './types';
+import { Advice, Budget, Run, Session } from './types';
 
 /** How to write: the language of words, and the locale of numbers and times. */
 export interface Tongue {
@@ -184,6 +184,29 @@ function idleText(session: Session, now: number, { trans, locale }: Tongue): str
 export function reasonText(session: Session): string {
   const reason = session.state === 'running' && !session.busy ? (session.idle?.reason ?? '') : '';
   return reason.replace(/ [0-9a-f]{32}\b/, ''); // a run's id tells people nothing
+}
+
+/** Return what could have cost less, and how much: `Could cost less: pauses not used, $0.12`. */
+export function adviceText(advice: Advice, currency: string, { trans, locale }: Tongue): string {
+  const kinds: Record<string, string> = {
+    'gpu waits for data': trans.__('the GPU waits for data'),
+    'batch too small': trans.__('batch too small'),
+    'fp32 where bf16 would do': trans.__('fp32 where bf16 would do'),
+    'machine too large': trans.__('machine too large'),
+    'cheaper offer': trans.__('cheaper offer'),
+    'pauses not used': trans.__('pauses not used'),
+    'checkpoint interval': trans.__('checkpoint interval')
+  };
+  const kind = kinds[advice.kind] ?? advice.kind;
+  const amount = money(advice.saves_nano, currency, locale);
+  switch (advice.sure) {
+    case 'exact':
+      return trans.__('Could cost less: %1, %2', kind, amount);
+    case 'about':
+      return trans.__('Could cost less: %1, about %2', kind, amount);
+    default:
+      return trans.__('Could cost less: %1, at most %2', kind, amount);
+  }
 }
 
 /** Return when a run began; one that waits is newer than all. */

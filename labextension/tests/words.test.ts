@@ -7,6 +7,7 @@ import { describe, expect, test } from 'vitest';
 
 import { session } from './server';
 import {
+  adviceText,
   budgetText,
   forecastText,
   lineText,
@@ -59,6 +60,16 @@ test('each step of a pause is said', () => {
   expect(says({ state: 'saving', ...step('verifying') })).toBe('Verifying');
   expect(says({ state: 'stopping', ...step('releasing') })).toBe('Releasing');
   expect(says({ state: 'stopping' })).toBe('Releasing'); // of a server that tells no steps
+});
+
+test('advice says how sure its amount is', () => {
+  const says = (kind: string, sure: string) =>
+    adviceText({ kind, sure, saves_nano: 120_000_000 }, 'USD', tongue);
+  expect(says('pauses not used', 'exact')).toBe('Could cost less: pauses not used, $0.1200');
+  expect(says('gpu waits for data', 'at most')).toBe(
+    'Could cost less: the GPU waits for data, at most $0.1200'
+  );
+  expect(says('of a newer version', 'about')).toBe('Could cost less: of a newer version, about $0.1200');
 });
 
 test('a pause ends with the moment it stopped and what it had cost', () => {

@@ -59,6 +59,8 @@ def test_a_session_from_the_shell(ciuic: Shell) -> None:
     compared = ciuic("compare", "night").stdout
     assert "session night: " in compared and "Azure" in compared and "stopping saved $" in compared
     assert "no session or run" in ciuic("compare", "nobody").stderr
+    assert ciuic("advice", "night").stdout == "Nothing that was measured says that this could cost less.\n"
+    assert "no session 'nobody'" in ciuic("advice", "nobody").stderr
     assert "night: closed" in ciuic("close", "night").stdout
     assert ciuic("stop").returncode == 0
     assert ciuic("status").returncode == 3

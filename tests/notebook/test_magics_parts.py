@@ -63,6 +63,7 @@ def options(**changes: Any) -> SimpleNamespace:
         "checkpoint_every": None,
         "grace": None,
         "trace_modules": None,
+        "flops": False,
     }
     return SimpleNamespace(**{**plain, **changes})
 

@@ -100,13 +100,15 @@ def test_train_with_variables_pause_and_resume(shell: Any, capsys: pytest.Captur
     assert "paused" in status.text()
 
     capsys.readouterr()
-    run(shell, "%%ciuic_train --no-meter\nprint(total, back)")
+    run(shell, "%%ciuic_train --no-meter --flops\nprint(total, back)")
     said = capsys.readouterr().out
+    assert "FLOPs: 0 FLOP counted; $/PFLOP unknown; utilisation unknown: nothing was counted" in said
     assert "resuming session one: saved" in said
     assert "6 mine" in said
     assert "[one]" not in said
     cost = run(shell, "%ciuic_cost").text()
     assert "not billed" in cost
+    assert "Nothing that was measured says that this could cost less." in run(shell, "%ciuic_advice").text()
     assert run(shell, "%ciuic_close").data
     assert PlaneClient.ensure().session("one")["state"] == "closed"
 
