@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import stat
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -16,7 +18,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from ciuic_jupyter.control.kinds import KINDS
-from ciuic_jupyter.control.ledger import Row
+from ciuic_jupyter.control.ledger import Entry, Row
 from ciuic_jupyter.control.marks import Marks
 from ciuic_jupyter.control.metrics import LedgerCollector
 from ciuic_jupyter.control.projections import Books, Segment
@@ -283,6 +285,50 @@ def test_a_machine_that_comes_is_not_counted_as_none_before_it_is_told(tmp_path:
     made.segments.append(Segment("m2", asked + 1000, 1, "USD", 1000, 0))  # told at last, backdated to its birth
     made.state = State.STARTING
     assert unbilled(asked + 9000) == 3601
+
+
+def test_pages_are_made_while_the_books_change(tmp_path: Path) -> None:
+    """A thread reads, another writes: no page fails, no counter falls, and the last page is the ledger's."""
+    begin, books, pages = 1_800_000_000_000, Books(), threading.Semaphore(0)
+    made = plane_of(books, tmp_path, begin + 10**9)
+    collector = LedgerCollector(made)
+
+    def read() -> None:
+        before: dict[Any, float] = {}
+        for _ in range(15):
+            pages.release(20)  # so many lives meanwhile
+            now = series(text(collector), "ciuic_cost_total")
+            assert all(now[key] >= value for key, value in before.items())
+            before = now
+
+    reader = ThreadPoolExecutor(1).submit(read)
+    offer = {"price_nano_per_hour": 10**9, "currency": "USD", "instance": "x", "provider": "local"}
+    number = 0
+
+    def write(kind: str, session: str, machine: str = "", **body: Any) -> None:
+        nonlocal number
+        number += 1
+        said = {"at_ms": begin + number * 1000, **body}
+        books.apply(Entry(number, kind, 0.0, "", 0.0, session, machine, str(number), said, ""))
+
+    for life in range(15 * 20):
+        assert pages.acquire(timeout=60), reader.result()
+        name, machine = f"s{life % 40}", f"m{life}"
+        write("session", name, life=str(life), offer=offer, budget_nano=10**9, cwd=None)
+        write("state", name, to="running", event="kernel_ready")
+        write("segment_open", name, machine, rate=10**9, currency="USD", unit_ms=1000, minimum_ms=0)
+        write("run", name, run="r", code="1", cell_id=None)
+        write("run_start", name, run="r", first_seq=1)
+        write("run_end", name, run="r", status="ok", last_seq=2)
+        write("checkpoint", name, seq=1, report={"seconds": {"total": 1.0}}, storage_rate=5)
+        write("segment_close", name, machine, reason="pause", estimated=False)
+        write("state", name, to="closed", event="stopped_closed")
+    reader.result(60)
+    last = text(LedgerCollector(plane_of(books, tmp_path / "new", begin + 10**9)))
+    assert sum(round(one * NANO) for one in series(last, "ciuic_cost_total").values()) == sum(
+        one.spent_nano(begin + 10**9) for one in books.lives
+    )
+    assert sum(one.compute_nano(0) for one in books.lives) > 0
 
 
 def test_an_empty_ledger_has_a_page(tmp_path: Path) -> None:
