@@ -116,6 +116,7 @@ def run_row(book: Book, run: Run, now_ms: int) -> View:
         "cell_id": run.cell_id,
         "text": spending.first_line(run.code),
         "state": run.state,
+        "flops": sum(run.flops["by"].values()) if run.flops is not None else None,
     }
     return {**_row(run.run, _on(book, begin, end, now_ms), spent, always), **more}
 

@@ -272,7 +272,10 @@ def spent(body: Mapping[str, Any]) -> Report:
             f"{_money(row, 'always_on_nano')} always on",
             f"{_money(saved, 'saved')} saved",
         )
-        rows.append((str(row["key"])[:12], str(row.get("text") or ""), _seconds(row, "machine_seconds"), *amounts))
+        counted = f" ({flops.number(int(row['flops']))})" if row.get("flops") is not None else ""
+        rows.append(
+            (str(row["key"])[:12], f"{row.get('text') or ''}{counted}", _seconds(row, "machine_seconds"), *amounts)
+        )
     notes = () if rows else ("Nothing was spent yet.",)
     session = f" of session {body['session']}" if body.get("session") else ""
     return Report(f"Cost by {body['by']}{session}", [Table("", rows, right=4)] if rows else [], notes, data=dict(body))
