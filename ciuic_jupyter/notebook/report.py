@@ -273,9 +273,8 @@ def spent(body: Mapping[str, Any]) -> Report:
             f"{_money(saved, 'saved')} saved",
         )
         counted = f" ({flops.number(int(row['flops']))})" if row.get("flops") is not None else ""
-        rows.append(
-            (str(row["key"])[:12], f"{row.get('text') or ''}{counted}", _seconds(row, "machine_seconds"), *amounts)
-        )
+        text = f"{row.get('text') or ''}{counted}"
+        rows.append((str(row["key"])[:12], text, _seconds(row, "machine_seconds"), *amounts))
     notes = () if rows else ("Nothing was spent yet.",)
     session = f" of session {body['session']}" if body.get("session") else ""
     return Report(f"Cost by {body['by']}{session}", [Table("", rows, right=4)] if rows else [], notes, data=dict(body))
