@@ -11,6 +11,7 @@ import typer
 from ciuic_jupyter.control.prices import bundled, own_table, usage_of
 from ciuic_jupyter.core.advice import NO_ADVICE
 from ciuic_jupyter.core.advice import lines as advice_lines
+from ciuic_jupyter.core.flops import number
 from ciuic_jupyter.core.money import format_change, format_money
 from ciuic_jupyter.core.offers import (
     ARTICLE_ABOUT,
@@ -195,7 +196,8 @@ def _spent(row: dict[str, Any]) -> list[str]:
     currency, spent, always = str(row["currency"]), int(row["spent_nano"]), int(row["always_on_nano"])
     times = _hours(round(float(row["machine_seconds"]) * 1000))
     amounts = [format_money(nano, currency) for nano in (spent, always, always - spent)]
-    return [str(row["key"]), times, *amounts, str(row.get("text", ""))]
+    counted = f" ({number(int(row['flops']))})" if row.get("flops") is not None else ""
+    return [str(row["key"]), times, *amounts, f"{row.get('text', '')}{counted}"]
 
 
 def show_same(view: dict[str, Any], epochs: int | None, lines: Lines) -> None:

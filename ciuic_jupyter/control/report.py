@@ -118,6 +118,7 @@ def run_row(book: Book, run: Run, now_ms: int) -> View:
         "state": run.state,
         "turns": run.turns,
         "loss": run.loss,
+        "flops": sum(run.flops["by"].values()) if run.flops is not None else None,
     }
     return {**_row(run.run, _on(book, begin, end, now_ms), spent, always), **more}
 

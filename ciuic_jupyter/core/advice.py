@@ -244,7 +244,7 @@ def too_large(facts: Facts) -> Advice | None:
         return None
     indices = {gpu["index"] for usage in usages for gpu in usage["gpus"]}
     used = {gpu["index"] for usage in usages for gpu in usage["gpus"] if _worked(gpu)}
-    if len(indices) < here.gpus or len(used) >= here.gpus:
+    if len(indices) < here.gpus or len(used) >= here.gpus or (used and not here.gpu):
         return None
     found = _cheaper(facts, Wish(len(used), here.gpu if used else ""))
     if found is None:

@@ -280,7 +280,9 @@ def spent(body: Mapping[str, Any], figures: Sequence[Figure] = ()) -> Report:
             f"{_money(row, 'always_on_nano')} always on",
             f"{_money(saved, 'saved')} saved",
         )
-        rows.append((str(row["key"])[:12], str(row.get("text") or ""), _seconds(row, "machine_seconds"), *amounts))
+        counted = f" ({flops.number(int(row['flops']))})" if row.get("flops") is not None else ""
+        text = f"{row.get('text') or ''}{counted}"
+        rows.append((str(row["key"])[:12], text, _seconds(row, "machine_seconds"), *amounts))
     notes = () if rows else ("Nothing was spent yet.",)
     session = f" of session {body['session']}" if body.get("session") else ""
     tables = [Table("", rows, right=4)] if rows else []

@@ -52,6 +52,12 @@ class Counter(FlopCounterMode):  # type: ignore[misc]  # torch does not type it
         self._gpus = gpus
         self.uncounted: set[str] = set()  # operations that may have multiplied much, and have no formula
 
+    @classmethod
+    def warm(cls) -> None:
+        """Count nothing once: the first operation under a mode makes torch import its compiler, which takes seconds."""
+        with cls({}):
+            torch.empty(0).clone()
+
     def __enter__(self) -> Any:
         self.flop_counts.clear()
         self.mode: Any = _Mode(self)

@@ -133,4 +133,5 @@ def _counter_class() -> Any:
         from ciuic_jupyter.resume.counter import Counter  # noqa: PLC0415 - it imports torch
     except ImportError:
         return None
+    Counter.warm()
     return Counter

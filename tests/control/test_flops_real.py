@@ -50,7 +50,10 @@ def test_a_counted_cell_ends_in_its_row_and_on_receipts_with_its_price(client: P
     turns = int(viewer.text.rpartition("turns ")[2])
     assert (found["flops"], found["why"]) == (turns * 2 * 16**3, None), "as if it had never been paused"
     assert found["utilisation"] is None and "on a GPU" in found["utilisation_why"]
-    spent = next(row for row in client.report("run")["rows"] if row["key"] == "r")["spent_nano"]
+    by_run = client.report("run")
+    row = next(row for row in by_run["rows"] if row["key"] == "r")
+    spent = row["spent_nano"]
+    assert row["flops"] == found["flops"] and "FLOP)" in report.spent(by_run).text()
     assert spent > 0 and found["nano_per_pflop"] == -(-spent * PFLOP // found["flops"])
     client.run("s", "bare", "a @ a")
     until(lambda: client.runs("s")[-1]["status"] == "ok")

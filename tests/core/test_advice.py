@@ -175,6 +175,7 @@ def test_a_machine_whose_gpus_nobody_uses_may_be_one_without() -> None:
         ({"runs": [ran(seen(gpus=IDLE_GPUS)), ran(None, 200.0)]}, "a run that was not seen may have used them"),
         ({"runs": []}, "nothing ran"),
         ({"here": None}, "no machine type known"),
+        ({"here": replace(FOUR, gpu="")}, "what its GPUs are is not known"),
         ({"offers": [FOUR, replace(ONE, gpu="H100")]}, "no offer with that GPU"),
         ({"offers": [FOUR, replace(ONE, currency="CNY")]}, "no offer in that currency"),
         ({"offers": [FOUR, replace(ONE, listed=False)]}, "an offer that nobody chooses unasked"),

@@ -68,6 +68,8 @@ def test_what_is_counted_is_what_a_hand_counts(tmp_path: Path) -> None:
         assert (captured["by"], captured["whys"]) == ({"cpu float32": STEP}, [])
         rnn = counted(plane, "torch.nn.LSTM(4, 4)(torch.zeros(2, 2, 4))\nmodel(x)")
         assert rnn["whys"] == ["torch has no formula for aten::mkldnn_rnn_layer"], "said, where a product has none"
+        plane.run("fast = torch.compile(model, backend='eager')\nfast(x).sum().backward()")
+        assert counted(plane, "fast(x)")["by"] == {"cpu float32": FORWARD}, "as it is written"
         stop = counted(plane, f"{step}\nimport signal\nsignal.raise_signal(signal.SIGINT)\n{step}", status="error")
         assert stop["by"] == {"cpu float32": STEP}
         assert "flops" not in plane.run(step), "only on request"
