@@ -20,7 +20,8 @@ _Blocks = list[tuple[float, float]]  # turns, and the seconds they took together
 _BLOCKS = 240  # are kept of one loop; of more, two become one
 _SIGNIFICANT = 4.5  # standard errors between two paces that are two: the largest of many
 _DRIFTING = 3.5  # standard errors of a drift: one alone
-_BLOCK_SECONDS = 5.0  # at least, as a look a second comes up to a second late
+_BLOCK_SECONDS = 5.0  # at least, as a look a second comes up to a second late...
+_BLOCK_TURNS = 10  # ...which is little beside so many turns
 _SMALLEST = 0.03  # share of the pace that a change is worth a look
 _SIDE = 5  # blocks at least on each side of a change
 _WARM = 1.25  # a beginning that is slower than the middle by so much is warming up
@@ -93,7 +94,7 @@ class Series:
     """Seconds per turn of one kind, in blocks of turns that came one after the other."""
 
     def __init__(self, seconds: float = 0.0) -> None:
-        """Keep blocks of `seconds` at least."""
+        """Keep blocks of `seconds` or ten turns at least."""
         self._seconds = seconds
         self._blocks: _Blocks = []
         self._size = 0.0  # turns that a block has at least
@@ -105,7 +106,8 @@ class Series:
     def add(self, turns: float, seconds: float) -> None:
         """Take in some turns and how long they took together."""
         self._open = (self._open[0] + turns, self._open[1] + seconds)
-        if self._open[0] < self._size or self._open[1] < self._seconds:
+        short = self._open[1] < self._seconds and self._open[0] < _BLOCK_TURNS
+        if short or self._open[0] < self._size:
             return
         self._blocks.append(self._open)
         self._open = (0.0, 0.0)
