@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ciuic_jupyter.control.counted import known_peaks
 from ciuic_jupyter.control.projections import Book, Run, Segment
-from ciuic_jupyter.control.report import run_row
+from ciuic_jupyter.control.report import machine_ms, run_bounds
+from ciuic_jupyter.control.spending import spent_between
 from ciuic_jupyter.core.advice import Facts, Gap, Ran, Stretch, advise
 from ciuic_jupyter.core.flops import shorter_in_bf16
 from ciuic_jupyter.errors import CiuicError
@@ -67,6 +69,7 @@ def facts_of(
     (current, seen), between = now, None if now[0] else now[1]
     currency, (save, restore) = str(book.offer["currency"]), context.timings(book)
     on_ms = sum(segment.length_ms(now_ms) for life in lives for segment in life.segments)
+    quiet = _quiet(book)
     return Facts(
         runs=[
             _ran(book, run, now_ms, seen if run.run == current else None)
@@ -75,7 +78,7 @@ def facts_of(
         ],
         here=Offer(**book.offer),
         currency=currency,
-        stretches=[_stretch(book, one, now_ms, between) for one in book.segments if one.currency == currency],
+        stretches=[_stretch(book, one, now_ms, between, quiet) for one in book.segments if one.currency == currency],
         offers=offers,
         save_seconds=save,
         restore_seconds=restore,
@@ -87,14 +90,31 @@ def facts_of(
 
 
 def _ran(book: Book, run: Run, now_ms: int, seen: View | None) -> Ran:
-    row = run_row(book, run, now_ms)
+    begin, end = run_bounds(book, run, now_ms)
+    on_ms, spent = machine_ms(book, begin, end, now_ms), max(0, spent_between(book, begin, end))
     bf16 = shorter_in_bf16(run.flops, known_peaks()) if run.flops is not None else None
-    return Ran(
-        run.run, row["machine_seconds"], max(0, row["spent_nano"]), seen or run.usage, run.checkpoint_every, bf16
-    )
+    return Ran(run.run, on_ms / 1000, spent, seen or run.usage, run.checkpoint_every, bf16)
 
 
-def _stretch(book: Book, segment: Segment, now_ms: int, between: Mapping[str, Any] | None) -> Stretch:
+Quiet = tuple[int, Run | None]  # a moment with no cell behind it, and the cell that was the next
+
+
+def _quiet(book: Book) -> list[Quiet]:
+    """Return where the session's cells left its kernel alone, in their order."""
+    found: list[Quiet] = []
+    reach: float = -math.inf  # so far cells ran; a suspended one reaches over others
+    for run in sorted(book.runs.values(), key=lambda one: one.started_ms or 0):
+        if run.started_ms is None:
+            continue
+        if reach < run.started_ms and reach > -math.inf:
+            found.append((int(reach), run))
+        reach = max(reach, run.ended_ms if run.ended_ms is not None else math.inf)
+    return [*found, (int(reach), None)] if math.isfinite(reach) else found
+
+
+def _stretch(
+    book: Book, segment: Segment, now_ms: int, between: Mapping[str, Any] | None, quiet: Sequence[Quiet]
+) -> Stretch:
     end = segment.closed_ms if segment.closed_ms is not None else max(segment.opened_ms, now_ms)
     return Stretch(
         segment.opened_ms,
@@ -102,22 +122,20 @@ def _stretch(book: Book, segment: Segment, now_ms: int, between: Mapping[str, An
         segment.rate,
         segment.unit_ms,
         segment.minimum_ms,
-        gaps=list(_gaps(book, segment, end, between)),
+        gaps=list(_gaps(book, segment, end, between, quiet)),
         here=not segment.instance or segment.instance == book.offer["instance"],
     )
 
 
-def _gaps(book: Book, segment: Segment, end: int, between: Mapping[str, Any] | None) -> Iterator[Gap]:
+def _gaps(
+    book: Book, segment: Segment, end: int, between: Mapping[str, Any] | None, quiet: Sequence[Quiet]
+) -> Iterator[Gap]:
     """Yield the times after a cell in which none ran on that machine."""
-    runs = [run for run in book.runs.values() if run.started_ms is not None]
-    for run in runs:
-        since = run.ended_ms
-        if since is None or not segment.opened_ms < since < end or any(_covers(other, since) for other in runs):
+    for since, following in quiet:
+        if not segment.opened_ms < since < end:
             continue
-        later = [other for other in runs if segment.opened_ms <= since <= (other.started_ms or 0) < end]
-        following = min((one for one in later if one is not run), key=lambda one: one.started_ms or 0, default=None)
-        if following is not None:
-            yield Gap(since, following.started_ms or since, following.before)
+        if following is not None and following.started_ms is not None and following.started_ms < end:
+            yield Gap(since, following.started_ms, following.before)
             continue
         if segment.closed_ms is not None:
             told = [receipt for receipt in book.receipts if receipt["machine"] == segment.machine]
@@ -125,7 +143,3 @@ def _gaps(book: Book, segment: Segment, end: int, between: Mapping[str, Any] | N
         else:
             usage = between
         yield Gap(since, end, usage, last=True)
-
-
-def _covers(run: Run, at_ms: int) -> bool:
-    return (run.started_ms or 0) <= at_ms and (run.ended_ms is None or at_ms < run.ended_ms)

@@ -12,7 +12,7 @@ from datetime import tzinfo
 from typing import TYPE_CHECKING, Any
 
 from ciuic_jupyter.control.projections import Book, Run
-from ciuic_jupyter.control.spending import day_of, segment_until, spent_since, start_of
+from ciuic_jupyter.control.spending import day_of, spent_between, spent_since, start_of
 from ciuic_jupyter.core.budget import Limit, affordable_ms
 from ciuic_jupyter.core.money import parse_usd
 from ciuic_jupyter.errors import UsageError
@@ -55,7 +55,7 @@ def run_cost(book: Book, run: Run, now_ms: int) -> int:
     if run.started_ms is None:
         return 0
     end = run.ended_ms if run.ended_ms is not None else now_ms
-    return sum(segment_until(one, end) - segment_until(one, run.started_ms) for one in book.segments)
+    return spent_between(book, run.started_ms, end)
 
 
 def run_under_way(book: Book, current: str | None) -> Run | None:

@@ -79,7 +79,7 @@ def _told_apart(found: Sequence[tuple[Book, Run]], now_ms: int) -> tuple[list[Pa
         if len(types) != 1:
             others["moved"] += 1  # begun on one machine type and ended on another
             continue
-        spent = sum(spending.segment_until(one, end) - spending.segment_until(one, begin) for one in under)
+        spent = spending.spent_between(book, begin, end)
         on_ms = sum(max(0, min(end, one.closed_ms or end) - max(begin, one.opened_ms)) for one in under)
         past.append(Past(types.pop(), on_ms, spent, under[0].currency))
     return past, others

@@ -57,12 +57,12 @@ def _days(books: Sequence[Book], now_ms: int, zone: tzinfo | None) -> Iterable[V
         spent = sum(spending.spent_until(book, end) - spending.spent_until(book, begin) for book in books)
         always = sum(spending.always_on_until(book, end) - spending.always_on_until(book, begin) for book in books)
         if spent or always:
-            on_ms = sum(_on(book, begin, end, now_ms) for book in books)
+            on_ms = sum(machine_ms(book, begin, end, now_ms) for book in books)
             yield _row(day.isoformat(), on_ms, spent, always)
         day, begin = day + timedelta(days=1), following
 
 
-def _on(book: Book, begin_ms: int, end_ms: int, now_ms: int) -> int:
+def machine_ms(book: Book, begin_ms: int, end_ms: int, now_ms: int) -> int:
     """Return the milliseconds between two moments in which a session had a machine."""
     ends = [(one.opened_ms, one.closed_ms if one.closed_ms is not None else now_ms) for one in book.segments]
     return sum(max(0, min(end_ms, until) - max(begin_ms, since)) for since, until in ends)
@@ -76,7 +76,7 @@ def _by_session(books: Sequence[Book], now_ms: int) -> Iterable[View]:
     found: dict[str, View] = {}
     for book in books:
         spent, always = spending.spent_until(book, now_ms), spending.always_on_until(book, now_ms)
-        _add(found, book.name, _on(book, 0, now_ms, now_ms), spent, always)
+        _add(found, book.name, machine_ms(book, 0, now_ms, now_ms), spent, always)
     return _dearest_first(found)
 
 
@@ -103,11 +103,16 @@ def _dearest_first(found: dict[str, View]) -> Iterable[View]:
     return sorted(found.values(), key=lambda row: (-int(row["spent_nano"]), str(row["key"])))
 
 
+def run_bounds(book: Book, run: Run, now_ms: int) -> tuple[int, int]:
+    """Return when a run began and ended, or the last moment of it that there is."""
+    begin = run.started_ms or 0
+    return begin, run.ended_ms if run.ended_ms is not None else max(begin, min(now_ms, book.end_ms(now_ms)))
+
+
 def run_row(book: Book, run: Run, now_ms: int) -> View:
     """Return one run: what machines cost while it was under way, and what one kept on through its pauses would have."""
-    begin = run.started_ms or 0
-    end = run.ended_ms if run.ended_ms is not None else max(begin, min(now_ms, book.end_ms(now_ms)))
-    spent = sum(spending.segment_until(one, end) - spending.segment_until(one, begin) for one in book.segments)
+    begin, end = run_bounds(book, run, now_ms)
+    spent = spending.spent_between(book, begin, end)
     always = spending.always_on_until(book, end) - spending.always_on_until(book, begin)
     more = {
         "session": book.name,
@@ -120,7 +125,7 @@ def run_row(book: Book, run: Run, now_ms: int) -> View:
         "loss": run.loss,
         "flops": sum(run.flops["by"].values()) if run.flops is not None else None,
     }
-    return {**_row(run.run, _on(book, begin, end, now_ms), spent, always), **more}
+    return {**_row(run.run, machine_ms(book, begin, end, now_ms), spent, always), **more}
 
 
 def same_cell(lives: Sequence[Book], context: Context, run: str) -> View:

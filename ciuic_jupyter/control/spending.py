@@ -31,6 +31,14 @@ def segment_until(segment: Segment, at_ms: int) -> int:
     return cost(segment.rate, length, unit_ms=segment.unit_ms, minimum_ms=segment.minimum_ms)
 
 
+def spent_between(book: Book, begin_ms: int, end_ms: int) -> int:
+    """Return what a session's machines cost between two moments, in nano-units; others' times are not looked at."""
+    under = [
+        one for one in book.segments if one.opened_ms < end_ms and (one.closed_ms is None or one.closed_ms > begin_ms)
+    ]
+    return sum(segment_until(one, end_ms) - segment_until(one, begin_ms) for one in under)
+
+
 def spent_until(book: Book, at_ms: int) -> int:
     """Return what a session's life had cost at a moment: machines and kept checkpoints."""
     compute = sum(segment_until(segment, at_ms) for segment in book.segments)
