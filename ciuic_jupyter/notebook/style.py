@@ -90,7 +90,7 @@ REPORT = """<style>
 }
 .ciuic-report table.ciuic-t td, .ciuic-report table.ciuic-t th {
   text-align: left; padding: 3px 14px 3px 0; border: none; vertical-align: top; background: transparent;
-  color: inherit; overflow-wrap: anywhere; max-width: 460px; white-space: normal;
+  color: inherit; overflow-wrap: anywhere; min-width: 64px; max-width: 460px; white-space: normal;
 }
 .ciuic-report table.ciuic-t th {
   font-weight: 400; color: var(--jp-ui-font-color2, inherit); white-space: nowrap; width: 130px;

@@ -57,7 +57,9 @@ export function SessionCard({ scene, session }: { scene: Scene; session: Session
       <RunBar session={session} scene={scene} />
       <div className="ciuic-line">
         <Ticking model={model} text={now => lineText(session, now, scene)} />
-        <Ticking model={model} className="ciuic-sub" text={now => forecastText(session, now, scene)} />
+        <div>
+          <Ticking model={model} className="ciuic-sub" text={now => forecastText(session, now, scene)} />
+        </div>
         {reasonText(session) && (
           <div className="ciuic-sub ciuic-clip2" title={reasonText(session)}>
             {reasonText(session)}

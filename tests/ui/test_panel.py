@@ -100,6 +100,42 @@ def test_panel_starts_the_plane_and_teaches_the_first_cell(page: Page, own: Serv
     assert found[1].startswith("%%ciuic_train\n")
 
 
+def test_pause_and_resume_in_mid_cell_from_panel_toolbar_and_status_bar(
+    page: Page, own: Server, artifacts: Path
+) -> None:
+    panel, stop = start_counting(page, own, "clicks")
+    tool = page.locator(".jp-NotebookPanel-toolbar .ciuic-toolbutton")
+    status = page.locator("#jp-main-statusbar .ciuic-toolbutton").nth(1)
+    clicks = card(page, "clicks")
+    state = clicks.get_by_role("status")
+    page.evaluate("() => window.jupyterapp.commands.execute('application:toggle-left-area')")
+    until(lambda: in_order(page, 1, 5), "five numbers")
+    expect(clicks.locator(".ciuic-spark polyline")).to_be_visible(timeout=SLOW)
+    in_both_themes(page, artifacts, "running")
+    for pause, resume in ((clicks, tool), (tool, status), (status, clicks)):
+        button = pause.get_by_role("button", name="Pause") if pause is clicks else pause
+        button.click()
+        expect(state).to_have_text("Paused", timeout=SLOW)
+        expect(page.locator(".ciuic-after")).to_have_text(re.compile(r"^stopped at \d\d:\d\d:\d\d.*, \$0\.\d+$"))
+        expect(tool).to_have_text("Resume")
+        if pause is status:
+            in_both_themes(page, artifacts, "paused")
+        before = len(numbers(page, 1))
+        button = resume.get_by_role("button", name="Resume") if resume is clicks else resume
+        button.click()
+        expect(state).to_have_text("Cell running", timeout=SLOW)
+        until(lambda least=before + 5: in_order(page, 1, least), "five more numbers")
+    stop.touch()
+    expect(state).to_have_text("Ready", timeout=SLOW)
+    until(lambda: "the end" in pages.output_text(page, 1), "the end of the cell")
+    assert in_order(page, 1, 20)
+    panel.get_by_text("History").click()
+    expect(panel.locator(".ciuic-rows > li")).to_have_count(4)
+    panel.locator(".ciuic-rows summary").first.click()
+    expect(panel.get_by_role("table", name="Receipt")).to_contain_text("Session, not billed")
+    in_both_themes(page, artifacts, "history")
+
+
 def test_a_running_cell_has_a_forecast_in_meter_and_panel(page: Page, own: Server, artifacts: Path) -> None:
     loop = "for step in range(40_000):\n    time.sleep(0.05)\n    if os.path.exists('ahead.stop'): break"
     own.write("ahead.ipynb", [LOAD, f"%%ciuic_train --budget 0.1\nimport os, time\n{loop}"], "ipk740")
@@ -118,41 +154,6 @@ def test_a_running_cell_has_a_forecast_in_meter_and_panel(page: Page, own: Serve
     (own.root / "ahead.stop").touch()
     expect(ahead.get_by_role("status")).to_have_text("Ready", timeout=SLOW)
     expect(meter).to_have_count(0)
-
-
-def test_pause_and_resume_in_mid_cell_from_panel_toolbar_and_status_bar(
-    page: Page, own: Server, artifacts: Path
-) -> None:
-    panel, stop = start_counting(page, own, "clicks")
-    tool = page.locator(".jp-NotebookPanel-toolbar .ciuic-toolbutton")
-    status = page.locator("#jp-main-statusbar .ciuic-toolbutton").nth(1)
-    state = card(page, "clicks").get_by_role("status")
-    page.evaluate("() => window.jupyterapp.commands.execute('application:toggle-left-area')")
-    until(lambda: in_order(page, 1, 5), "five numbers")
-    expect(panel.locator(".ciuic-spark polyline")).to_be_visible(timeout=SLOW)
-    in_both_themes(page, artifacts, "running")
-    for pause, resume in ((panel, tool), (tool, status), (status, panel)):
-        button = pause.get_by_role("button", name="Pause") if pause is panel else pause
-        button.click()
-        expect(state).to_have_text("Paused", timeout=SLOW)
-        expect(page.locator(".ciuic-after")).to_have_text(re.compile(r"^stopped at \d\d:\d\d:\d\d.*, \$0\.\d+$"))
-        expect(tool).to_have_text("Resume")
-        if pause is status:
-            in_both_themes(page, artifacts, "paused")
-        before = len(numbers(page, 1))
-        button = resume.get_by_role("button", name="Resume") if resume is panel else resume
-        button.click()
-        expect(state).to_have_text("Cell running", timeout=SLOW)
-        until(lambda least=before + 5: in_order(page, 1, least), "five more numbers")
-    stop.touch()
-    expect(state).to_have_text("Ready", timeout=SLOW)
-    until(lambda: "the end" in pages.output_text(page, 1), "the end of the cell")
-    assert in_order(page, 1, 20)
-    panel.get_by_text("History").click()
-    expect(panel.locator(".ciuic-rows > li")).to_have_count(4)
-    panel.locator(".ciuic-rows summary").first.click()
-    expect(panel.get_by_role("table", name="Receipt")).to_contain_text("Session, not billed")
-    in_both_themes(page, artifacts, "history")
 
 
 def kill_kernel(page: Page, server: Server) -> None:
