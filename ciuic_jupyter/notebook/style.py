@@ -99,7 +99,7 @@ REPORT = """<style>
   background: transparent !important; border-top: 1px solid var(--jp-border-color3, #8882);
 }
 .ciuic-report table.ciuic-t tr:first-child { border-top: none; }
-.ciuic-report table.ciuic-t td.ciuic-r { text-align: right; white-space: nowrap; }
+.ciuic-report table.ciuic-t td.ciuic-r { text-align: right; overflow-wrap: normal; }
 .ciuic-report table.ciuic-t td:last-child { padding-right: 0; }
 .ciuic-report .ciuic-block + .ciuic-block { border-top: 1px solid var(--jp-border-color3, #8882); }
 .ciuic-report .ciuic-note { margin-top: 6px; font-size: 12px; color: var(--jp-ui-font-color2, inherit); }
