@@ -32,7 +32,7 @@ _MOST_SECONDS = 10 * 365 * 86400.0
 _PLACES = 500  # loops of one run that are remembered; with more it begins anew
 # From the calibration runs of benchmarks/forecast.py; its test runs are others
 _Z = 1.9  # standard deviations to each side
-_CHANGE = 0.2  # of what is left, at the beginning: paces change in ways that no past shows
+_CHANGE = 0.3  # of what is left, at the beginning: paces change in ways that no past shows
 _FIRST_LOW, _FIRST_HIGH = 0.62, 1.35  # times what is left, while the first turn with loops inside is not over
 
 
