@@ -10,10 +10,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any, Protocol
+from typing import Any
 
 from ciuic_jupyter.core.money import cost, format_money
-from ciuic_jupyter.core.offers import Rentable, Wish, cheapest
+from ciuic_jupyter.core.offers import Billed, Rentable, Wish, cheapest
 from ciuic_jupyter.errors import OutOfCapacity
 
 RUN_SECONDS = 120.0  # seen of a run at least: imports, the first batches and warm-up are not what a training costs
@@ -50,15 +50,6 @@ class Advice:
     sure: str
     todo: str
     run: str | None = None
-
-
-class Billed(Rentable, Protocol):
-    """An offer with how it is billed."""
-
-    @property
-    def unit_seconds(self) -> int: ...
-    @property
-    def minimum_seconds(self) -> int: ...
 
 
 @dataclass(frozen=True)

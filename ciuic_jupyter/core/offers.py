@@ -194,6 +194,15 @@ class Rentable(Protocol):
     def listed(self) -> bool: ...
 
 
+class Billed(Rentable, Protocol):
+    """An offer with how it is billed."""
+
+    @property
+    def unit_seconds(self) -> int: ...
+    @property
+    def minimum_seconds(self) -> int: ...
+
+
 _Offer = TypeVar("_Offer", bound=Rentable)
 
 

@@ -5,24 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from ciuic_jupyter.core.money import HOUR_MS, cost
-
-
-class Priced(Protocol):
-    """What a quote needs to know of an offer of a provider."""
-
-    @property
-    def instance(self) -> str: ...
-    @property
-    def price_nano_per_hour(self) -> int: ...
-    @property
-    def currency(self) -> str: ...
-    @property
-    def unit_seconds(self) -> int: ...
-    @property
-    def minimum_seconds(self) -> int: ...
+from ciuic_jupyter.core.offers import Billed
 
 
 @dataclass(frozen=True)
@@ -62,7 +47,7 @@ class Quote:
     whose times are taken, with the same speed assumed; None where they were measured on this one, or nowhere.
     """
 
-    offer: Priced
+    offer: Billed
     runs: int
     billed: Spread | None
     like: str | None
@@ -81,7 +66,7 @@ def reference(past: Sequence[Past]) -> str | None:
 
 
 def quote(
-    offer: Priced, past: Sequence[Past], starts: Mapping[str, Sequence[int]], *, paid_ms: int | None = None
+    offer: Billed, past: Sequence[Past], starts: Mapping[str, Sequence[int]], *, paid_ms: int | None = None
 ) -> Quote:
     """Price one more run by `offer`: on a machine that starts for it, or on one that has lived for `paid_ms` already.
 
