@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from pathlib import Path
@@ -26,12 +27,13 @@ def asked(body: dict[str, Any], root: Path, monkeypatch: pytest.MonkeyPatch) -> 
         found.append((os.path.basename(os.readlink(f"/proc/self/fd/{number}")), start, length))
 
     monkeypatch.setattr(os, "posix_fadvise", advise)
+    gc.collect()  # what earlier tests left
     before = set(os.listdir("/proc/self/fd"))
     ahead.read_ahead(body, root)
     for thread in threading.enumerate():
         if thread.name == "checkpoint read ahead":
             thread.join()
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert set(os.listdir("/proc/self/fd")) <= before
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import logging
 import mmap
@@ -260,11 +261,12 @@ def test_a_python_without_memfd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_children_nobody_asks_for_leave_nothing(tmp_path: Path) -> None:
+    gc.collect()  # what earlier tests left
     open_before = len(os.listdir("/proc/self/fd"))
     pids = []
     for _ in range(3):
         pids.append(snapshot.snapshot({"a": 1}, Store(tmp_path), "fork")._child.pid)  # type: ignore[attr-defined]
-    assert len(os.listdir("/proc/self/fd")) == open_before
+    assert len(os.listdir("/proc/self/fd")) <= open_before
     ends = time.monotonic() + 30
     while any(
         Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"

@@ -7,7 +7,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -272,7 +272,11 @@ def test_a_stranger_with_the_number_of_one_that_ended_is_not_counted(
 
 def test_a_reading_leaves_no_descriptor_behind(puppet: Puppet) -> None:
     def held() -> int:
-        return len(os.listdir("/proc/self/fd"))
+        found = 0
+        for each in Path("/proc/self/fd").iterdir():
+            with suppress(FileNotFoundError):  # the listing's own
+                found += os.readlink(each).endswith("/stat")
+        return found
 
     tree, before = ProcessTree(puppet.pid), held()
     usage(tree, 0.0)
