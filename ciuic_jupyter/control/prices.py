@@ -14,7 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ciuic_jupyter.control.spending import segment_until
+from ciuic_jupyter.control.spending import spent_between
 from ciuic_jupyter.core import price_table
 from ciuic_jupyter.core.money import parse_usd
 from ciuic_jupyter.core.offers import Cloud, PriceRow, Table, Usage, merged, wish_of
@@ -24,7 +24,7 @@ from ciuic_jupyter.providers.base import Offer
 from ciuic_jupyter.settings import Settings
 
 if TYPE_CHECKING:
-    from ciuic_jupyter.control.projections import Book, Run, Segment
+    from ciuic_jupyter.control.projections import Book, Run
 
 _LIVE = ("aws", "gcp", "azure")  # gpuhunt has more; these are those the bundled table knows the rules of
 _LIVE_SECONDS = 20.0  # without a byte from the catalogue
@@ -161,13 +161,8 @@ def usage_view(book: Book, run: Run | None, now_ms: int) -> View:
         "stretches": stretches,
         "end_ms": max([end, *(until for _, until in stretches)]) if stretches else end,
         "stored_bytes": saved,
-        "spent_nano": spent if run is None else sum(_within(one, begin, end) for one in book.segments),
+        "spent_nano": spent if run is None else spent_between(book, begin, end),
     }
-
-
-def _within(segment: Segment, begin_ms: int, end_ms: int) -> int:
-    """Return what a machine cost between two moments, in nano-units."""
-    return segment_until(segment, end_ms) - segment_until(segment, begin_ms)
 
 
 def usage_of(view: View) -> Usage:

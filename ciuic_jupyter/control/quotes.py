@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ciuic_jupyter.control import spending
+from ciuic_jupyter.control import report, spending
 from ciuic_jupyter.control.context import Context
 from ciuic_jupyter.control.projections import Book, Run
 from ciuic_jupyter.core.quote import Past, Quote, Spread, quote
@@ -28,9 +28,7 @@ async def quote_cell(
     """
     lives = context.books.lives
     if run is not None:
-        known = next((book.runs[run] for book in lives if run in book.runs), None)
-        if known is None:
-            raise UsageError(f"no run {run!r}; `ciuic cost --by run` lists them")
+        known = report.home_of(lives, run).runs[run]
         code, cell_id = known.code, known.cell_id
     if code is None or not code.strip():
         raise UsageError("a quote needs a cell: its code, or one of its runs")
@@ -80,8 +78,7 @@ def _told_apart(found: Sequence[tuple[Book, Run]], now_ms: int) -> tuple[list[Pa
             others["moved"] += 1  # begun on one machine type and ended on another
             continue
         spent = spending.spent_between(book, begin, end)
-        on_ms = sum(max(0, min(end, one.closed_ms or end) - max(begin, one.opened_ms)) for one in under)
-        past.append(Past(types.pop(), on_ms, spent, under[0].currency))
+        past.append(Past(types.pop(), report.machine_ms(book, begin, end, end), spent, under[0].currency))
     return past, others
 
 

@@ -103,6 +103,14 @@ def _dearest_first(found: dict[str, View]) -> Iterable[View]:
     return sorted(found.values(), key=lambda row: (-int(row["spent_nano"]), str(row["key"])))
 
 
+def home_of(lives: Sequence[Book], run: str) -> Book:
+    """Return the session's life that a run is of; UsageError if there is no such run."""
+    home = next((book for book in lives if run in book.runs), None)
+    if home is None:
+        raise UsageError(f"no run {run!r}; `ciuic cost --by run` lists them")
+    return home
+
+
 def run_bounds(book: Book, run: Run, now_ms: int) -> tuple[int, int]:
     """Return when a run began and ended, or the last moment of it that there is."""
     begin = run.started_ms or 0
@@ -136,9 +144,7 @@ def same_cell(lives: Sequence[Book], context: Context, run: str) -> View:
     UsageError if there is no such run.
     """
     now_ms = context.now_ms()
-    home = next((book for book in lives if run in book.runs), None)
-    if home is None:
-        raise UsageError(f"no run {run!r}; `ciuic cost --by run` lists them")
+    home = home_of(lives, run)
     like = home.runs[run]
 
     def same(book: Book, other: Run) -> bool:

@@ -33,7 +33,7 @@ def asked(body: dict[str, Any], root: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for thread in threading.enumerate():
         if thread.name == "checkpoint read ahead":
             thread.join()
-    assert set(os.listdir("/proc/self/fd")) <= before
+    assert set(os.listdir("/proc/self/fd")) == before
     return found
 
 
