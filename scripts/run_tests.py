@@ -6,6 +6,7 @@ as a user's kernel does not either. Arguments go to each pytest. What a room pri
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -15,6 +16,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 LANES = 2
+# OpenMP threads of each lane's processes. Lanes that all take every core wait for each other at each barrier: on two
+# busy cores the second training cell of examples/digits.ipynb took 24 to 36 s with two threads and 5 to 9 s with one.
+THREADS = str(max(1, (os.cpu_count() or 1) // LANES))
 LOGS = Path("artifacts/tests")
 FIRST = ("checkpoint", "control", "kernels", "notebook", "resume", "ui")  # the long ones; the others follow
 NO_TESTS = 5  # pytest's exit status when a room has none that was asked for
@@ -54,6 +58,7 @@ def run(room: str, paths: list[str], arguments: list[str]) -> Ran:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
+            env={"OMP_NUM_THREADS": THREADS, **os.environ},
         )
         try:
             status = process.wait(SECONDS)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Error, Page, sync_playwright
 
 from tests.ui import servers
 
@@ -31,6 +33,42 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "tests/ui/" in str(item.path):
             item.add_marker(pytest.mark.ui)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """Say with a failure what the page showed, and what server and control plane logged last."""
+    report = yield
+    seen = getattr(item, "funcargs", {})
+    if report.when == "call" and report.failed and "page" in seen:
+        report.sections.append(("page", _shown(seen["page"], item.name)))
+        for server in {id(value): value for value in seen.values() if isinstance(value, servers.Server)}.values():
+            report.sections += [(f"the end of {name}", text) for name, text in server.logs().items()]
+    return report
+
+
+def _shown(page: Page, name: str) -> str:
+    """Return each code cell's prompt, state and the end of its output; a screenshot goes to artifacts/."""
+    shot = ARTIFACTS / f"failed-{''.join(letter if letter.isalnum() else '-' for letter in name)}.png"
+    try:
+        page.screenshot(path=shot, timeout=10_000)
+        cells = page.evaluate(
+            """() => {
+              const notebook = window.jupyterapp.shell.currentWidget;
+              const kernel = notebook.context.sessionContext.session?.kernel;
+              return {
+                kernel: [kernel?.status, kernel?.connectionStatus],
+                dialogs: [...document.querySelectorAll('.jp-Dialog')].map(dialog => dialog.innerText),
+                cells: notebook.content.widgets.filter(cell => cell.model.type === 'code')
+                  .map(({model}) => [model.executionCount, model.executionState,
+                                     JSON.stringify(model.outputs.toJSON()).slice(-160)]),
+              };
+            }"""
+        )
+    except Error as error:
+        return f"{page.url}: {error}"
+    lines = [f"{key}: {json.dumps(cells[key], ensure_ascii=False)}" for key in ("kernel", "dialogs")]
+    return "\n".join([*lines, *(json.dumps(cell, ensure_ascii=False) for cell in cells["cells"])])
 
 
 @pytest.fixture(scope="package")

@@ -75,6 +75,11 @@ class Server:
         notebook.metadata["kernelspec"] = {"name": kernel, "display_name": kernel, "language": "python"}
         nbformat.write(notebook, self.root / name)
 
+    def logs(self, length: int = 1500) -> dict[str, str]:
+        """Return the last characters of this server's log and of its control plane's, by name."""
+        files = {"the server's log": self.log, "the plane's log": Path(self.env["CIUIC_STATE_DIR"]) / "plane.log"}
+        return {name: file.read_text(errors="replace")[-length:] for name, file in files.items() if file.exists()}
+
     def stop(self) -> None:
         """End the server and its kernels."""
         for kernel in self.ask("api/kernels"):
