@@ -86,7 +86,9 @@ class Runs:
         known.turns = runner.forecast.turns(run) or known.turns
         if run in self._losses:
             known.loss = self._losses.pop(run).end()
-        runner.write_soon(self.end_row(run, status, seq))
+        row = self.end_row(run, status, seq)
+        known.ended_ms = row.body["at_ms"]  # with its state: what it cost must not grow until the row is on the disk
+        runner.write_soon(row)
         if status != "ok":
             self.abort(runner.book.queued)
 
@@ -120,8 +122,9 @@ class Runs:
     def abort(self, runs: Sequence[Run]) -> None:
         """Take runs that wait out of the queue."""
         for run in runs:
-            run.status = "aborted"
-            self._runner.write_soon(self.end_row(run.run, "aborted", None))
+            row = self.end_row(run.run, "aborted", None)
+            run.status, run.ended_ms = "aborted", row.body["at_ms"]
+            self._runner.write_soon(row)
             self.tell_end(run.run)
 
     def end_row(self, run: str, status: str, seq: int | None) -> Row:

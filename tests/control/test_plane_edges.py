@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ciuic_jupyter.control.ledger import Row
+from ciuic_jupyter.control.report import report
 from ciuic_jupyter.control.runner import Runner
 from ciuic_jupyter.core.money import NANO
 from ciuic_jupyter.core.session import State
@@ -144,6 +145,21 @@ async def test_what_only_the_mirror_knows_of_a_run_is_taken_from_there(cloud: Cl
     await until(lambda: runner.book.runs["going"].status == "ok")
     assert cloud.agent.runs == ["old", "ended", "going"]
     assert runner.current is None
+
+
+async def test_what_a_run_cost_stands_from_its_end_on_though_its_row_is_still_on_its_way(cloud: Cloud) -> None:
+    runner = await cloud.session()
+    await runner.submit("r", "hang", None)
+    await until(lambda: runner.book.runs["r"].started_ms is not None)
+    cloud.clock.turn(10)
+    runner.write_soon = lambda *rows: runner.spawn(asyncio.sleep(0))  # type: ignore[method-assign]  # a slow disk
+    await cloud.agent.finish()
+    await until(lambda: runner.book.runs["r"].status == "ok")
+    found = []
+    for _ in range(2):
+        found += [row["spent_nano"] for row in report([runner.book], runner.context, "run")["rows"]]
+        cloud.clock.turn(100)
+    assert found[0] == found[1] > 0
 
 
 async def test_a_pause_whose_save_never_began_begins_after_the_restart(cloud: Cloud) -> None:
