@@ -108,9 +108,12 @@ def test_main_job_by_run_all(page: Page, lab: Server, artifacts: Path, theme: st
 
 
 def _finished(page: Page, count: int) -> bool:
-    counts = page.evaluate(
+    cells = page.evaluate(
         """() => window.jupyterapp.shell.currentWidget.content.widgets
              .filter(cell => cell.model.type === 'code')
-             .map(cell => [cell.model.executionCount, cell.model.executionState])"""
+             .map(({model}) => [model.executionCount, model.executionState,
+                                model.outputs.toJSON().filter(output => output.output_type === 'error')])"""
     )
-    return len(counts) == count and all(number and state == "idle" for number, state in counts)
+    errors = [error["evalue"] for *_, found in cells for error in found]
+    assert not errors, errors  # the cells behind it will never run
+    return len(cells) == count and all(number and state == "idle" for number, state, _ in cells)
