@@ -20,7 +20,7 @@ import time
 if not resumed(): total = 0; seen = []
 for i in turns(60, seen):
     print('turn', i, flush=True); seen.append(i); total += i
-    time.sleep(0.02)
+    time.sleep(0.03)
 total
 """
 WHOLE = "".join(f"turn {i}\n" for i in range(60))

@@ -22,7 +22,7 @@ import time, numpy as np
 if not resumed(): big = np.zeros(2_000_000); small = [0]; text = bytearray(3_000_000)
 for i in turns({TURNS}):
     print('turn', i, flush=True); big += 1; small[0] += 1; text[:3] = bytes([small[0]] * 3)
-    time.sleep(0.02)
+    time.sleep(0.03)
 """
 SAME = "print(set(big) == {float(small[0])}, set(text[:3]) == set(small), small[0])"
 

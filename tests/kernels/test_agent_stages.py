@@ -17,7 +17,7 @@ if not resumed():
     print('begins', flush=True)
     stage('one')
     stage('one')
-for i in turns(500): time.sleep(0.01)
+for i in turns(50_000): time.sleep(0.01)  # it is interrupted
 """
 RAW = "get_ipython().kernel.say(get_ipython().kernel.get_parent(), {'state': 'stage', 'name': %s})"
 
