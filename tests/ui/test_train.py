@@ -98,8 +98,8 @@ def test_main_job_by_run_all(page: Page, lab: Server, artifacts: Path, theme: st
     expect(page.locator(".ciuic-meter .ciuic-spark svg").first).to_be_visible(timeout=20_000)
     page.locator(".ciuic-meter").first.screenshot(path=artifacts / f"meter-{shot}.png", animations="allow")
     page.screenshot(path=artifacts / f"digits-running-{shot}.png")
-    code_cells = page.locator(".jp-CodeCell").count()
-    until(lambda: _finished(page, code_cells), "the end of Run All", 240)
+    code_cells = until(lambda: _finished(page), "the end of Run All", 240)
+    expect(page.locator(".jp-CodeCell")).to_have_count(code_cells, timeout=60_000)  # JupyterLab draws them when it can
     assert page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']").count() == 0
     last = pages.show_cell(page, code_cells - 1)
     expect(last).to_contain_text("Receipt")
@@ -107,7 +107,8 @@ def test_main_job_by_run_all(page: Page, lab: Server, artifacts: Path, theme: st
     page.screenshot(path=artifacts / f"digits-receipt-{shot}.png")
 
 
-def _finished(page: Page, count: int) -> bool:
+def _finished(page: Page) -> int:
+    """Return how many code cells there are once all have run, else 0."""
     cells = page.evaluate(
         """() => window.jupyterapp.shell.currentWidget.content.widgets
              .filter(cell => cell.model.type === 'code')
@@ -116,4 +117,4 @@ def _finished(page: Page, count: int) -> bool:
     )
     errors = [error["evalue"] for *_, found in cells for error in found]
     assert not errors, errors  # the cells behind it will never run
-    return len(cells) == count and all(number and state == "idle" for number, state, _ in cells)
+    return len(cells) if all(number and state == "idle" for number, state, _ in cells) else 0
