@@ -20,7 +20,7 @@ from ciuic_jupyter.control.ledger import Ledger, Row
 from ciuic_jupyter.control.prices import local_offers
 from ciuic_jupyter.control.projections import Books, born
 from ciuic_jupyter.control.purse import Purse
-from ciuic_jupyter.control.reconcile import ORPHANS, reconcile
+from ciuic_jupyter.control.reconcile import ORPHANS, reconcile, tidy
 from ciuic_jupyter.control.runner import Runner
 from ciuic_jupyter.core.offers import wish_of
 from ciuic_jupyter.core.session import Event, State, check_name, step
@@ -279,6 +279,7 @@ class Plane:
         while True:
             try:
                 await self.reconcile()
+                await tidy(self.context)
             except Exception:  # noqa: BLE001 - whatever one round meets, the next one looks again
                 _log.exception("the providers' lists could not be compared with the ledger")
             await asyncio.sleep(self.settings.reconcile_seconds)

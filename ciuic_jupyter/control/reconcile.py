@@ -11,12 +11,13 @@ from ciuic_jupyter.control.ledger import Row
 from ciuic_jupyter.control.projections import Book, Segment
 from ciuic_jupyter.core.session import is_live
 from ciuic_jupyter.errors import ProviderError
-from ciuic_jupyter.providers.base import Machine, MachineState, Provider
+from ciuic_jupyter.providers.base import Machine, MachineState, Provider, Tidies
 
 _log = logging.getLogger(__name__)
 
 ORPHANS = "orphans"  # the session that machines belong to which no intent knows
 _LOOK_BACK_MS, _LATE_MS = 24 * 3_600_000, 3_600_000
+_KEPT_MS = 7 * 24 * 3_600_000  # what a machine left behind stays that long, for a look at its logs
 
 
 async def reconcile(context: Context) -> None:
@@ -102,6 +103,21 @@ def _wanted(context: Context, machine: str) -> bool:
     if book is None or book.state is None or book.intent is None:
         return False
     return is_live(book.state) and book.intent["id"] == machine
+
+
+async def tidy(context: Context) -> None:
+    """Have providers remove what machines left whose time the ledger closed a week ago."""
+    until_ms = context.now_ms() - _KEPT_MS
+    segments = [segment for book in context.books.lives for segment in book.segments]
+    closed = {one.machine for one in segments if one.closed_ms is not None and one.closed_ms < until_ms}
+    for provider in context.providers.values():
+        if not isinstance(provider, Tidies):
+            continue
+        for machine in closed & await provider.left():
+            try:
+                await provider.forget(machine)
+            except ProviderError as error:
+                _log.warning("%s", error)
 
 
 def _left_open(context: Context) -> dict[str, Book]:

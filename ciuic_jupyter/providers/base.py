@@ -108,6 +108,20 @@ class Remembers(Protocol):
 
 
 @runtime_checkable
+class Tidies(Protocol):
+    """What a provider has besides whose machines leave files here when they are gone."""
+
+    async def left(self) -> set[str]:
+        """Return the ids of machines of which files are here, whatever became of them."""
+
+    async def forget(self, machine: str) -> None:
+        """Remove the files of a machine that is proven stopped, its logs among them; others are left alone.
+
+        Asked long after the ledger closed its time. ProviderError if the files can't be removed.
+        """
+
+
+@runtime_checkable
 class Apart(Protocol):
     """What a provider has besides whose machines write checkpoints on disks of their own.
 

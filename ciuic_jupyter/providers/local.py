@@ -31,6 +31,7 @@ _START_SECONDS = 20.0  # until the agent holds its lock
 _GRACE_SECONDS = 6.0  # between SIGTERM and SIGKILL: the agent gives its kernel 2 s
 _POLL = 0.02
 _STOPPED = "stopped"  # the file that says a stop was asked for
+_GONE = "gone"  # the file that says it lived and was proven stopped; no start brings it back
 HIDDEN = ("CIUIC_TOKEN", "CIUIC_URL")  # variables that are not for the user's code
 
 
@@ -133,8 +134,14 @@ class LocalProvider:
         """Return the machines with our tag of which something lives."""
         found = []
         for path in sorted(self._places.machines.glob("*/machine.json")):
-            machine = await self.look(path.parent.name)
-            if machine is not None and machine.tag == tag and machine.state is not MachineState.STOPPED:
+            folder = path.parent
+            if (folder / _GONE).exists() and not proof.is_held(folder / "lock"):
+                continue  # a proof reads all processes of this computer: once a machine is enough
+            machine = await self.look(folder.name)
+            if machine is not None and machine.state is MachineState.STOPPED and _lived(folder):
+                with suppress(OSError):
+                    (folder / _GONE).touch(mode=0o600)
+            elif machine is not None and machine.state is not MachineState.STOPPED and machine.tag == tag:
                 found.append(machine)
         return found
 
@@ -165,6 +172,23 @@ class LocalProvider:
         (folder / "agent.json").unlink(missing_ok=True)
         with suppress(OSError, ValueError, KeyError):
             shutil.rmtree(Path(json.loads((folder / "machine.json").read_text())["socket"]).parent)
+
+    async def left(self) -> set[str]:
+        """Return the machines that have a folder here."""
+        return {path.name for path in await asyncio.to_thread(lambda: list(self._places.machines.glob("*")))}
+
+    async def forget(self, machine: str) -> None:
+        """Remove the folder of a machine of which nothing lives."""
+        folder = self._folder(machine)
+        found = await self.look(machine)
+        if proof.is_held(folder / "lock") or (found is not None and found.state is not MachineState.STOPPED):
+            return
+        try:
+            await asyncio.to_thread(shutil.rmtree, folder)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise ProviderError(f"the folder {folder} of a machine long gone can't be removed: {error}") from error
 
     async def connect(self, machine: str) -> Endpoint:
         """Return the agent's socket."""

@@ -21,8 +21,9 @@ from ciuic_jupyter.control.clock import FakeClock
 from ciuic_jupyter.errors import OutOfCapacity, ProviderError
 from ciuic_jupyter.kernels.eventlog import left
 from ciuic_jupyter.kernels.protocol import decode
+from ciuic_jupyter.monitor.proof import hold_lock
 from ciuic_jupyter.providers import ssh_machines
-from ciuic_jupyter.providers.base import Intent, MachineState, Offer, Provider, Remembers
+from ciuic_jupyter.providers.base import Intent, MachineState, Offer, Provider, Remembers, Tidies
 from ciuic_jupyter.providers.fake import FakeProvider
 from ciuic_jupyter.providers.local import LocalPlaces, LocalProvider
 from ciuic_jupyter.providers.ssh import SshPlaces, SshProvider
@@ -231,6 +232,29 @@ async def test_what_a_lost_machine_s_agent_wrote_can_be_had(setup: Setup, tmp_pa
     assert "ready" in [header.get("state") for header in found]
     await stopped(setup, machine.id)
     assert await events(setup.provider, machine.id, target) == found
+
+
+async def test_a_stopped_machine_leaves_nothing_once_it_is_forgotten_and_a_living_one_stays(
+    setup: Setup, tmp_path: Path
+) -> None:
+    if not isinstance(setup.provider, Tidies):
+        assert setup.provider.name in ("fake", "ssh"), "nothing of theirs is here"
+        return
+    gone = await setup.provider.start(setup.intent(A1))
+    there = await setup.provider.start(setup.intent(B2))
+    await setup.provider.forget(gone.id)
+    assert [machine.id for machine in await setup.provider.list(TAG)] == [gone.id, there.id], "both live"
+    await stopped(setup, gone.id)
+    for _ in range(2):  # what was found to be gone is not looked at again
+        assert [machine.id for machine in await setup.provider.list(TAG)] == [there.id]
+    assert (await setup.provider.look(gone.id)) is not None, "its logs stay for a while"
+    with hold_lock(tmp_path / "machines" / gone.id / "lock"):  # it was only slow to be born
+        assert [machine.id for machine in await setup.provider.list(TAG)] == [gone.id, there.id]
+    for machine in (gone.id, there.id, "never-was"):
+        await setup.provider.forget(machine)
+    assert await setup.provider.left() == {there.id}
+    assert await setup.provider.look(gone.id) is None
+    assert [machine.id for machine in await setup.provider.list(TAG)] == [there.id]
 
 
 async def events(provider: Remembers, machine: str, target: Path) -> list[dict[str, Any]]:

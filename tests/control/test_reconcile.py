@@ -10,6 +10,7 @@ import asyncio
 import pytest
 
 from ciuic_jupyter.control.ledger import Ledger, Row
+from ciuic_jupyter.control.reconcile import tidy
 from ciuic_jupyter.core.money import NANO
 from ciuic_jupyter.core.session import State
 from ciuic_jupyter.errors import ProviderError
@@ -163,6 +164,35 @@ async def test_while_a_stop_is_refused_the_meter_runs_and_says_so(cloud: Cloud) 
     assert view["text"] == "releasing; billed until the machine is gone"
     cloud.provider.faults.stop_error = 0
     await reach(runner, State.PAUSED)
+
+
+async def test_what_machines_left_is_removed_a_week_after_the_ledger_closed_their_time(cloud: Cloud) -> None:
+    forgotten: list[str] = []
+    refused: list[str] = []
+
+    async def left() -> set[str]:
+        return {segment.machine for segment in runner.book.segments} | {"a stranger's"}
+
+    async def forget(machine: str) -> None:
+        if machine not in refused:
+            refused.append(machine)
+            raise ProviderError("the disk refuses")
+        forgotten.append(machine)
+
+    runner = await cloud.session()
+    cloud.provider.left, cloud.provider.forget = left, forget  # type: ignore[attr-defined]
+    await runner.pause()
+    await reach(runner, State.PAUSED)
+    first = runner.book.segments[0].machine
+    cloud.clock.turn(6.9 * 86400)
+    await tidy(cloud.plane.context)
+    assert refused == []
+    await runner.ensure()
+    await reach(runner, State.RUNNING)
+    cloud.clock.turn(30 * 86400)
+    for _ in range(2):  # another round, another try
+        await tidy(cloud.plane.context)
+    assert forgotten == [first], "the one it runs on stays, however old it is"
 
 
 async def test_a_cloud_that_answers_nothing_proves_no_end(cloud: Cloud) -> None:
