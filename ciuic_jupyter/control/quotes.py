@@ -71,7 +71,7 @@ def _told_apart(found: Sequence[tuple[Book, Run]], now_ms: int) -> tuple[list[Pa
         if run.status != "ok" or run.started_ms is None:
             others[run.state] += 1
             continue
-        begin, end = run.started_ms, run.ended_ms or now_ms  # its row may be on its way
+        begin, end = report.run_bounds(book, run, now_ms)
         under = [one for one in book.segments if one.opened_ms <= end and (one.closed_ms or end) >= begin]
         types = {one.instance for one in under}
         if len(types) != 1:

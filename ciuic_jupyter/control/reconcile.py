@@ -42,6 +42,21 @@ async def reconcile(context: Context) -> None:
             _log.warning("machine %s could not be stopped, it is still billed: %s", machine_id, error)
 
 
+async def tidy(context: Context) -> None:
+    """Have providers remove what machines left whose time the ledger closed a week ago."""
+    until_ms = context.now_ms() - _KEPT_MS
+    segments = [segment for book in context.books.lives for segment in book.segments]
+    closed = {one.machine for one in segments if one.closed_ms is not None and one.closed_ms < until_ms}
+    for provider in context.providers.values():
+        if not isinstance(provider, Tidies):
+            continue
+        for machine in closed & await provider.left():
+            try:
+                await provider.forget(machine)
+            except ProviderError as error:
+                _log.warning("%s", error)
+
+
 async def _find(context: Context) -> None:
     """Ask for machines of the last hour whose start was told to have failed: one may have lived, and be gone again."""
     since_ms = context.now_ms() - _LATE_MS
@@ -103,21 +118,6 @@ def _wanted(context: Context, machine: str) -> bool:
     if book is None or book.state is None or book.intent is None:
         return False
     return is_live(book.state) and book.intent["id"] == machine
-
-
-async def tidy(context: Context) -> None:
-    """Have providers remove what machines left whose time the ledger closed a week ago."""
-    until_ms = context.now_ms() - _KEPT_MS
-    segments = [segment for book in context.books.lives for segment in book.segments]
-    closed = {one.machine for one in segments if one.closed_ms is not None and one.closed_ms < until_ms}
-    for provider in context.providers.values():
-        if not isinstance(provider, Tidies):
-            continue
-        for machine in closed & await provider.left():
-            try:
-                await provider.forget(machine)
-            except ProviderError as error:
-                _log.warning("%s", error)
 
 
 def _left_open(context: Context) -> dict[str, Book]:

@@ -82,13 +82,10 @@ class Runs:
         known = runner.book.runs.get(run)
         if known is None or known.status not in ("running", "queued", "suspended"):
             return
-        known.status = status
         known.turns = runner.forecast.turns(run) or known.turns
         if run in self._losses:
             known.loss = self._losses.pop(run).end()
-        row = self.end_row(run, status, seq)
-        known.ended_ms = row.body["at_ms"]  # with its state: what it cost must not grow until the row is on the disk
-        runner.write_soon(row)
+        self._end(known, status, seq)
         if status != "ok":
             self.abort(runner.book.queued)
 
@@ -122,10 +119,14 @@ class Runs:
     def abort(self, runs: Sequence[Run]) -> None:
         """Take runs that wait out of the queue."""
         for run in runs:
-            row = self.end_row(run.run, "aborted", None)
-            run.status, run.ended_ms = "aborted", row.body["at_ms"]
-            self._runner.write_soon(row)
+            self._end(run, "aborted", None)
             self.tell_end(run.run)
+
+    def _end(self, run: Run, status: str, seq: int | None) -> None:
+        """Give a run its last state and its moment: what it cost must not grow until the row of both is on the disk."""
+        row = self.end_row(run.run, status, seq)
+        run.status, run.ended_ms = status, row.body["at_ms"]
+        self._runner.write_soon(row)
 
     def end_row(self, run: str, status: str, seq: int | None) -> Row:
         """The row of a run's end, at event `seq` if the agent told of it."""

@@ -138,11 +138,14 @@ class LocalProvider:
             if (folder / _GONE).exists() and not proof.is_held(folder / "lock"):
                 continue  # a proof reads all processes of this computer: once a machine is enough
             machine = await self.look(folder.name)
-            if machine is not None and machine.state is MachineState.STOPPED and _lived(folder):
+            if machine is None:
+                continue
+            if machine.state is not MachineState.STOPPED:
+                if machine.tag == tag:
+                    found.append(machine)
+            elif _lived(folder):
                 with suppress(OSError):
                     (folder / _GONE).touch(mode=0o600)
-            elif machine is not None and machine.state is not MachineState.STOPPED and machine.tag == tag:
-                found.append(machine)
         return found
 
     async def stop(self, machine: str) -> None:
@@ -175,7 +178,7 @@ class LocalProvider:
 
     async def left(self) -> set[str]:
         """Return the machines that have a folder here."""
-        return {path.name for path in await asyncio.to_thread(lambda: list(self._places.machines.glob("*")))}
+        return {path.name for path in self._places.machines.glob("*")}
 
     async def forget(self, machine: str) -> None:
         """Remove the folder of a machine of which nothing lives."""

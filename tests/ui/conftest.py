@@ -42,7 +42,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     seen = getattr(item, "funcargs", {})
     if report.when == "call" and report.failed and "page" in seen:
         report.sections.append(("page", _shown(seen["page"], item.name)))
-        for server in {id(value): value for value in seen.values() if isinstance(value, servers.Server)}.values():
+        for server in (value for value in seen.values() if isinstance(value, servers.Server)):
             report.sections += [(f"the end of {name}", text) for name, text in server.logs().items()]
     return report
 
@@ -52,23 +52,22 @@ def _shown(page: Page, name: str) -> str:
     shot = ARTIFACTS / f"failed-{''.join(letter if letter.isalnum() else '-' for letter in name)}.png"
     try:
         page.screenshot(path=shot, timeout=10_000)
-        cells = page.evaluate(
+        lines = page.evaluate(
             """() => {
               const notebook = window.jupyterapp.shell.currentWidget;
               const kernel = notebook.context.sessionContext.session?.kernel;
-              return {
-                kernel: [kernel?.status, kernel?.connectionStatus],
-                dialogs: [...document.querySelectorAll('.jp-Dialog')].map(dialog => dialog.innerText),
-                cells: notebook.content.widgets.filter(cell => cell.model.type === 'code')
+              return [
+                ['kernel', kernel?.status, kernel?.connectionStatus],
+                ['dialogs', ...[...document.querySelectorAll('.jp-Dialog')].map(dialog => dialog.innerText)],
+                ...notebook.content.widgets.filter(cell => cell.model.type === 'code')
                   .map(({model}) => [model.executionCount, model.executionState,
                                      JSON.stringify(model.outputs.toJSON()).slice(-160)]),
-              };
+              ];
             }"""
         )
     except Error as error:
         return f"{page.url}: {error}"
-    lines = [f"{key}: {json.dumps(cells[key], ensure_ascii=False)}" for key in ("kernel", "dialogs")]
-    return "\n".join([*lines, *(json.dumps(cell, ensure_ascii=False) for cell in cells["cells"])])
+    return "\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
 
 
 @pytest.fixture(scope="package")
